@@ -1,0 +1,44 @@
+//! Elsewhere there is no line: the two kinds of lock that it needs are one, or do not exist. Waiters poll.
+
+use std::fs::File;
+use std::io;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::FileId;
+
+pub(crate) fn wakes_waiters(_file: &File, _id: FileId) -> bool {
+    false
+}
+
+pub(crate) fn is_line_occupied(_file: &File, _id: FileId) -> bool {
+    false
+}
+
+fn unsupported() -> io::Error {
+    io::Error::from(io::ErrorKind::Unsupported)
+}
+
+pub(crate) fn wait_for_head_of_line(_file: &File, _limit: Option<Duration>) -> io::Result<bool> {
+    Err(unsupported())
+}
+
+pub(crate) fn report_stuck_line(_file: &File) {}
+
+pub(crate) fn is_line_reported_stuck(_file: &File) -> bool {
+    false
+}
+
+pub(crate) fn leave_line(_file: &File) {}
+
+pub(crate) fn wait_for_lock(_file: &File, _limit: Duration) -> io::Result<bool> {
+    Err(unsupported())
+}
+
+pub(crate) fn spawn<T>(_name: &str, _run: impl FnOnce() -> T) -> io::Result<JoinHandle<T>> {
+    Err(unsupported())
+}
+
+pub(crate) fn interrupt<T>(_thread: &JoinHandle<T>) -> bool {
+    false
+}
