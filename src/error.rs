@@ -1,0 +1,165 @@
+//! What can go wrong, with the errno kept to the top.
+
+use std::borrow::Cow;
+use std::error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::path;
+use crate::sys::FileId;
+
+/// Why an acquisition or a release did not happen.
+///
+/// Contention is not here: it is an answer of [`Attempt`](crate::mechanism::Attempt), and becomes
+/// [`TimedOut`](ErrorKind::TimedOut) only when somebody decided to wait no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The lock was held by others until the deadline; `Some` names the file that was contended.
+    TimedOut(Option<FileId>),
+    /// The caller's [`Watch`](crate::wait::Watch) asked to give up.
+    Cancelled,
+    /// The caller's [`Watch`](crate::wait::Watch) was interrupted (a signal, an exception of a callback).
+    Interrupted,
+    /// Waiting would never end: the same thread holds the file through another lock object.
+    Deadlock,
+    /// The thread asked for a lock object that it is already waiting for, from inside that wait.
+    Reentered,
+    /// The platform or the file system cannot do what the mechanism needs.
+    Unsupported,
+    /// What stands at the path can never be a lock file, or may not be used as one.
+    Refused,
+    /// The operating system failed a call.
+    Io,
+}
+
+/// An error with the operation that failed, the path it was about and its cause.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    operation: &'static str,
+    path: PathBuf,
+    source: Option<io::Error>,
+    explanation: Option<String>,
+}
+
+impl Error {
+    /// An error of `operation` on `path`.
+    #[must_use]
+    pub fn new(kind: ErrorKind, operation: &'static str, path: &Path) -> Self {
+        Self { kind, operation, path: path.to_owned(), source: None, explanation: None }
+    }
+
+    /// An error of `operation` on `path` that the operating system caused.
+    #[must_use]
+    pub fn caused(
+        kind: ErrorKind,
+        operation: &'static str,
+        path: &Path,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self { source: Some(source.into()), ..Self::new(kind, operation, path) }
+    }
+
+    /// Adds what the operating system's error alone does not tell.
+    pub(crate) fn because(self, explanation: impl Into<String>) -> Self {
+        Self { explanation: Some(explanation.into()), ..self }
+    }
+
+    /// Names the file in a way that still means something after a change of the working directory.
+    pub(crate) fn with_absolute_path(self) -> Self {
+        let path = path::absolute(&self.path).map_or_else(|_| self.path.clone(), Cow::into_owned);
+        Self { path, ..self }
+    }
+
+    /// Which of the answers this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The system call or step that failed, e.g. `"open"`.
+    #[must_use]
+    pub fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    /// The path the operation was about: absolute, as it was used.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The operating system's error, where one caused this.
+    #[must_use]
+    pub fn os_error(&self) -> Option<&io::Error> {
+        self.source.as_ref()
+    }
+
+    /// What the operating system's error alone does not tell.
+    #[must_use]
+    pub fn explanation(&self) -> Option<&str> {
+        self.explanation.as_deref()
+    }
+
+    /// The errno (on Windows the Win32 code), where the operating system gave one.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.source.as_ref().and_then(io::Error::raw_os_error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.kind {
+            ErrorKind::TimedOut(_) => write!(f, "the lock on {path} was not acquired in time"),
+            ErrorKind::Cancelled => write!(f, "waiting for the lock on {path} was cancelled"),
+            ErrorKind::Interrupted => write!(f, "waiting for the lock on {path} was interrupted"),
+            ErrorKind::Deadlock => {
+                write!(f, "this thread already holds {path} through another lock object")
+            }
+            ErrorKind::Reentered => {
+                write!(f, "this thread is already waiting for the lock on {path}")
+            }
+            ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io => {
+                write!(f, "{} {path}", self.operation)?;
+                if let Some(source) = &self.source {
+                    write!(f, ": {source}")?;
+                }
+                self.explanation.as_ref().map_or(Ok(()), |explanation| write!(f, " ({explanation})"))
+            }
+        }
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_operation_and_path_reach_the_top() {
+        let error =
+            Error::caused(ErrorKind::Io, "open", Path::new("/a/x.lock"), io::Error::from_raw_os_error(13));
+        assert_eq!(error.raw_os_error(), Some(13));
+        assert_eq!((error.operation(), error.path()), ("open", Path::new("/a/x.lock")));
+        assert!(error.to_string().starts_with("open /a/x.lock: "), "{error}");
+        assert!(error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn waiting_errors_name_the_file_and_have_no_errno() {
+        for kind in [ErrorKind::TimedOut(None), ErrorKind::Cancelled, ErrorKind::Deadlock] {
+            let error = Error::new(kind, "wait", Path::new("/a/x.lock"));
+            assert!(error.to_string().contains("/a/x.lock"), "{error}");
+            assert_eq!(error.raw_os_error(), None);
+        }
+    }
+}

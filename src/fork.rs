@@ -1,0 +1,116 @@
+//! Which process this is, counted in forks, and state that a forked child finds fresh.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use once_cell::race::OnceBox;
+use parking_lot::{Mutex, MutexGuard};
+
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// How many forks lie between the process that loaded this library and the one that asks.
+///
+/// Whatever was made in another generation belongs to an ancestor: a child neither unlocks nor closes it.
+pub(crate) fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Makes this process a generation of its own. Only the fork handler of [`crate::registry`] calls it.
+pub(crate) fn enter_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A mutex whose content a forked child finds as `T::default()`, and unlocked.
+///
+/// At a fork another thread may hold the mutex, or have half changed the content, and it will never
+/// come to finish in the child. So the child leaks the inherited node and makes a new one.
+///
+/// The sections it guards are a few instructions long and call nothing that blocks. A contender
+/// therefore spins and yields, and never parks: the table of parked threads is one for the whole
+/// process, and a fork can copy it in the middle of a change.
+#[derive(Debug)]
+pub(crate) struct ForkMutex<T> {
+    first: Arc<Node<T>>,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    generation: u64,
+    content: Mutex<T>,
+    /// That of the next generation in which this object was used.
+    successor: OnceBox<Node<T>>,
+}
+
+impl<T: Default> Node<T> {
+    fn new() -> Self {
+        Self { generation: generation(), content: Mutex::new(T::default()), successor: OnceBox::new() }
+    }
+}
+
+impl<T: Default> ForkMutex<T> {
+    pub(crate) fn new() -> Self {
+        Self { first: Arc::new(Node::new()) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        let now = generation();
+        let mut node: &Node<T> = &self.first;
+        while node.generation != now {
+            node = node.successor.get_or_init(|| Box::new(Node::new()));
+        }
+        let mut spins = 0_u32;
+        loop {
+            if let Some(content) = node.content.try_lock() {
+                return content;
+            }
+            spins = spins.saturating_add(1);
+            back_off(spins);
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a holder of lower real-time priority runs only when this thread sleeps"
+)]
+fn back_off(spins: u32) {
+    match spins {
+        0..64 => std::hint::spin_loop(),
+        64..4096 => thread::yield_now(),
+        _ => thread::sleep(Duration::from_micros(50)),
+    }
+}
+
+impl<T> Drop for ForkMutex<T> {
+    fn drop(&mut self) {
+        if self.first.generation != generation() {
+            // Dropping a content that another thread may have half changed is not safe.
+            std::mem::forget(Arc::clone(&self.first));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mutex_excludes() {
+        let counter = ForkMutex::<u64>::new();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        let mut count = counter.lock();
+                        let seen = *count;
+                        std::hint::black_box(&count);
+                        *count = seen + 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*counter.lock(), 8000);
+    }
+}

@@ -1,0 +1,418 @@
+//! Who holds a lock object, how often, and the transitions between.
+//!
+//! A lock object has one *slot* for every owner (a thread, by default), or one for all:
+//!
+//! | phase | means | an acquisition | a release |
+//! |---|---|---|---|
+//! | (no slot) | unheld | attempts | does nothing |
+//! | `Busy` | a release is in a system call | waits for the release | does nothing |
+//! | `Free` | somebody waits | attempts | does nothing |
+//! | `Held` | held `depth` times over | `depth + 1` | `depth - 1`; the last one unlocks |
+//!
+//! Slots change under a mutex, and no system call and nothing of the caller's runs while it is locked.
+
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind};
+use crate::fork::ForkMutex;
+use crate::mechanism::{Attempt, Guard, Manners, Mechanism, ReleaseError};
+use crate::owner::{Liveness, OwnerId};
+use crate::path;
+use crate::registry::{self, Held, LockId};
+use crate::sys::{self, FileId};
+use crate::time::{Deadline, Timeout};
+use crate::wait::{self, FAR, Outcome, Patience, Stop, Waiter, Watch, queue};
+
+/// Whose holds a lock object tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Every owner has a hold and a count of its own, and excludes the others.
+    PerOwner,
+    /// All owners share one hold and one count.
+    Shared,
+}
+
+/// What a release did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// Nothing: this owner held nothing.
+    NotHeld,
+    /// One level less; the lock is still held.
+    StillHeld,
+    /// The lock is given back.
+    Unlocked,
+}
+
+/// A lock object: a mechanism, and the holds that its owners have through it.
+///
+/// In a forked child it starts unheld, whatever the parent holds through its copy.
+#[derive(Debug)]
+pub struct Lock {
+    id: LockId,
+    mechanism: Box<dyn Mechanism>,
+    scope: Scope,
+    slots: ForkMutex<Vec<Slot>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// `None`: the one slot of [`Scope::Shared`].
+    owner: Option<OwnerId>,
+    /// Whether the owner can still release. That of the last to acquire.
+    liveness: Liveness,
+    phase: Phase,
+    /// Those in the wait loop for this slot.
+    waiting: Vec<OwnerId>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Free,
+    Busy,
+    Held { guard: Box<dyn Guard>, depth: u32 },
+}
+
+impl Slot {
+    fn file(&self) -> Option<FileId> {
+        match &self.phase {
+            Phase::Held { guard, .. } => Some(guard.file()),
+            Phase::Free | Phase::Busy => None,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Free) && self.waiting.is_empty()
+    }
+}
+
+impl Lock {
+    /// A lock object that nobody holds. Touches no file.
+    #[must_use]
+    pub fn new(mechanism: Box<dyn Mechanism>, scope: Scope) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = LockId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self { id, mechanism, scope, slots: ForkMutex::new() }
+    }
+
+    /// How often `owner` holds this lock object; 0 is unheld.
+    #[must_use]
+    pub fn depth(&self, owner: OwnerId) -> u32 {
+        let key = self.key(owner);
+        let slots = self.slots.lock();
+        slots.iter().find(|slot| slot.owner == key).map_or(0, |slot| match &slot.phase {
+            Phase::Held { depth, .. } => *depth,
+            Phase::Free | Phase::Busy => 0,
+        })
+    }
+
+    /// Counts one level more if `owner` holds the lock already, and says whether it did.
+    #[must_use]
+    pub fn nest(&self, owner: OwnerId) -> bool {
+        let key = self.key(owner);
+        let mut slots = self.slots.lock();
+        let slot = slots.iter_mut().find(|slot| slot.owner == key);
+        slot.is_some_and(|slot| match &mut slot.phase {
+            Phase::Held { depth, .. } => {
+                *depth += 1;
+                true
+            }
+            Phase::Free | Phase::Busy => false,
+        })
+    }
+
+    /// Counts one level less if `owner` holds the lock more than once, and says whether it did.
+    #[must_use]
+    pub fn unnest(&self, owner: OwnerId) -> bool {
+        let key = self.key(owner);
+        let mut slots = self.slots.lock();
+        let slot = slots.iter_mut().find(|slot| slot.owner == key);
+        slot.is_some_and(|slot| match &mut slot.phase {
+            Phase::Held { depth, .. } if *depth > 1 => {
+                *depth -= 1;
+                true
+            }
+            Phase::Free | Phase::Busy | Phase::Held { .. } => false,
+        })
+    }
+
+    /// Acquires the lock on `path` for `owner`, or nests.
+    ///
+    /// A relative path is resolved now, once, and so are the links of its folder.
+    ///
+    /// # Errors
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Cancelled`](ErrorKind::Cancelled) and
+    /// [`Interrupted`](ErrorKind::Interrupted) end a wait; [`Deadlock`](ErrorKind::Deadlock) and
+    /// [`Reentered`](ErrorKind::Reentered) refuse one; the rest are of the mechanism. Nothing is held
+    /// then that was not before.
+    pub fn acquire(
+        &self,
+        owner: OwnerId,
+        path: &Path,
+        patience: Patience,
+        watch: &mut dyn Watch,
+    ) -> Result<(), Error> {
+        let deadline = Deadline::begin(patience.timeout);
+        let manners = if deadline.remaining().is_none() { Manners::Hasty } else { queue::manners() };
+        registry::notice_forks();
+        if self.nest(owner) {
+            return Ok(());
+        }
+        self.refuse_reentry(owner, path)?;
+        let file = loop {
+            // The first attempt opens what the path means at this moment; only waiting has to remember it.
+            match self.mechanism.try_acquire(path, manners).map_err(Error::with_absolute_path)? {
+                Attempt::Acquired(guard) => {
+                    self.commit(owner, guard);
+                    return Ok(());
+                }
+                Attempt::Contended(file) => break file,
+                Attempt::Interrupted if watch.pause(Duration::ZERO).is_break() => {
+                    return Err(Error::new(ErrorKind::Interrupted, "lock", path).with_absolute_path());
+                }
+                // One attempt was asked for, and this was none.
+                Attempt::Interrupted if deadline.remaining().is_none() => {}
+                Attempt::Interrupted => break None,
+            }
+        };
+        if self.nest(owner) {
+            return Ok(());
+        }
+        if patience.timeout == Timeout::Once {
+            return Err(Error::new(ErrorKind::TimedOut(file), "lock", path).with_absolute_path());
+        }
+        let path = canonical(path)?;
+        let _waiting = Waiting::enter(self, owner);
+        let waiter = Waiter {
+            lock: self.id,
+            owner,
+            mechanism: &*self.mechanism,
+            path: &path,
+            deadline,
+            poll_interval: patience.poll_interval.min(FAR),
+            nest: &|| self.nest(owner),
+        };
+        let kind = match wait::wait(file, &waiter, watch)? {
+            Outcome::Acquired(guard) => {
+                self.commit(owner, guard);
+                return Ok(());
+            }
+            Outcome::Nested => return Ok(()),
+            Outcome::Deadlock => ErrorKind::Deadlock,
+            Outcome::TimedOut(file) => ErrorKind::TimedOut(file),
+            Outcome::Stopped(Stop::Cancelled) => ErrorKind::Cancelled,
+            Outcome::Stopped(Stop::Interrupted) => ErrorKind::Interrupted,
+        };
+        Err(Error::new(kind, "lock", &path))
+    }
+
+    /// Makes the lock that `guard` stands for a hold of `owner`'s.
+    fn commit(&self, owner: OwnerId, guard: Box<dyn Guard>) {
+        let file = guard.file();
+        let mut guard = Some(guard);
+        let mut try_to_commit = || {
+            self.with_slot(self.key(owner), |slot| match &mut slot.phase {
+                Phase::Free => {
+                    if let Some(guard) = guard.take() {
+                        slot.liveness = Liveness::of(owner);
+                        slot.phase = Phase::Held { guard, depth: 1 };
+                    }
+                    true
+                }
+                // A file replaced under a shared hold: the hold counts, the new lock goes back.
+                Phase::Held { depth, .. } => {
+                    *depth += 1;
+                    true
+                }
+                // Another thread has unlocked and is about to say so.
+                Phase::Busy => false,
+            })
+        };
+        while !try_to_commit() {
+            thread::yield_now();
+        }
+        if guard.is_none() {
+            registry::record(Held { lock: self.id, owner, file });
+        }
+        if self.scope == Scope::Shared {
+            queue::nudge(self.id);
+        }
+    }
+
+    fn refuse_reentry(&self, owner: OwnerId, path: &Path) -> Result<(), Error> {
+        let key = self.key(owner);
+        let slots = self.slots.lock();
+        let waits = |slot: &Slot| slot.owner == key && slot.waiting.contains(&owner);
+        if slots.iter().any(waits) {
+            return Err(Error::new(ErrorKind::Reentered, "lock", path).with_absolute_path());
+        }
+        Ok(())
+    }
+
+    /// Releases one level of `owner`'s hold, or with `force` all of them.
+    ///
+    /// Without `force`, try [`Lock::unnest`] first: it makes no system call.
+    ///
+    /// With `force`, holds of threads that have exited are released as well: nobody else could.
+    ///
+    /// # Errors
+    /// What the mechanism gives. Where unlocking itself failed, the lock is held as before.
+    pub fn release(&self, owner: OwnerId, force: bool) -> Result<Released, Error> {
+        let released = self.release_slot(self.key(owner), force)?;
+        if force {
+            for exited in self.owners(|slot| slot.liveness.has_exited()) {
+                self.release_slot(exited, true)?;
+            }
+        }
+        Ok(released)
+    }
+
+    /// Releases the holds of all owners, for a lock object that nobody can reach any more.
+    ///
+    /// # Errors
+    /// The first that the mechanism gives; the other holds are released all the same.
+    pub fn release_all(&self) -> Result<(), Error> {
+        let owners = self.owners(|slot| matches!(slot.phase, Phase::Held { .. }));
+        let results: Vec<_> = owners.into_iter().map(|owner| self.release_slot(owner, true)).collect();
+        results.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+    }
+
+    /// Whether any owner holds this lock object on the file that is at `path`.
+    #[must_use]
+    pub fn is_held_at(&self, path: &Path) -> bool {
+        let held: Vec<_> = self.slots.lock().iter().filter_map(Slot::file).collect();
+        held.into_iter().any(|file| sys::is_at(path, file).unwrap_or(false))
+    }
+
+    /// Whether any owner holds this lock object.
+    #[must_use]
+    pub fn is_held_by_anyone(&self) -> bool {
+        self.slots.lock().iter().any(|slot| matches!(slot.phase, Phase::Held { .. }))
+    }
+
+    /// Releases one level of the slot's hold, or all. What the depth is counts now: another thread may have nested
+    /// in a shared hold since anybody looked.
+    fn release_slot(&self, key: Option<OwnerId>, all: bool) -> Result<Released, Error> {
+        registry::notice_forks();
+        let (guard, depth) = {
+            let mut slots = self.slots.lock();
+            let Some(slot) = slots.iter_mut().find(|slot| slot.owner == key) else {
+                return Ok(Released::NotHeld);
+            };
+            match mem::replace(&mut slot.phase, Phase::Busy) {
+                Phase::Held { guard, depth } if depth > 1 && !all => {
+                    slot.phase = Phase::Held { guard, depth: depth - 1 };
+                    return Ok(Released::StillHeld);
+                }
+                Phase::Held { guard, depth } => (guard, depth),
+                unheld @ (Phase::Free | Phase::Busy) => {
+                    slot.phase = unheld;
+                    return Ok(Released::NotHeld);
+                }
+            }
+        };
+        let releasing = Transition { lock: self, key };
+        let file = guard.file();
+        // Off the record first: a release that panics leaves no hold.
+        let record = registry::forget(self.id, file);
+        let error = match guard.release() {
+            Err(ReleaseError { guard: Some(guard), error }) => {
+                releasing.end(Phase::Held { guard, depth });
+                record.into_iter().for_each(registry::record);
+                return Err(error);
+            }
+            Err(ReleaseError { guard: None, error }) => Some(error),
+            Ok(()) => None,
+        };
+        error.map_or(Ok(Released::Unlocked), Err)
+    }
+
+    fn owners(&self, matching: impl Fn(&Slot) -> bool) -> Vec<Option<OwnerId>> {
+        self.slots.lock().iter().filter(|slot| matching(slot)).map(|slot| slot.owner).collect()
+    }
+
+    fn key(&self, owner: OwnerId) -> Option<OwnerId> {
+        match self.scope {
+            Scope::PerOwner => Some(owner),
+            Scope::Shared => None,
+        }
+    }
+
+    /// Runs `change` on the slot `key`, which is made if need be and removed when it is idle after.
+    fn with_slot<R>(&self, key: Option<OwnerId>, change: impl FnOnce(&mut Slot) -> R) -> R {
+        let mut slots = self.slots.lock();
+        let index = slots.iter().position(|slot| slot.owner == key).unwrap_or_else(|| {
+            slots.push(Slot {
+                owner: key,
+                liveness: Liveness::default(),
+                phase: Phase::Free,
+                waiting: Vec::new(),
+            });
+            slots.len() - 1
+        });
+        let result = change(&mut slots[index]);
+        if slots[index].is_idle() {
+            slots.swap_remove(index);
+        }
+        result
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, Error> {
+    path::canonical(path).map_err(|error| Error::caused(ErrorKind::Io, "realpath", path, error))
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A finalizer has nobody to tell. What fails to unlock is closed with its guard.
+        drop(self.release_all());
+        registry::forget_all(self.id);
+    }
+}
+
+/// A slot in [`Phase::Busy`]. It comes out of it also where the release fails or panics.
+struct Transition<'a> {
+    lock: &'a Lock,
+    key: Option<OwnerId>,
+}
+
+impl Transition<'_> {
+    fn end(self, phase: Phase) {
+        self.lock.with_slot(self.key, |slot| slot.phase = phase);
+        mem::forget(self);
+    }
+}
+
+impl Drop for Transition<'_> {
+    fn drop(&mut self) {
+        self.lock.with_slot(self.key, |slot| {
+            if matches!(slot.phase, Phase::Busy) {
+                slot.phase = Phase::Free;
+            }
+        });
+    }
+}
+
+/// An owner's stay in the wait loop.
+struct Waiting<'a> {
+    lock: &'a Lock,
+    owner: OwnerId,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(lock: &'a Lock, owner: OwnerId) -> Self {
+        lock.with_slot(lock.key(owner), |slot| slot.waiting.push(owner));
+        Self { lock, owner }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.lock.with_slot(self.lock.key(self.owner), |slot| {
+            slot.waiting.retain(|waiting| *waiting != self.owner);
+        });
+    }
+}

@@ -1,0 +1,53 @@
+//! Advisory file locks: the core of the Python package `ferrolock`.
+//!
+//! A [`Lock`] is a lock object: it counts how often each of its owners holds it, and asks a
+//! [`Mechanism`](mechanism::Mechanism) for the lock itself. There is one loop that waits, for all
+//! mechanisms; things flow one way: `hold` -> `wait` -> `mechanism` -> `sys`.
+//!
+//! ```
+//! use std::time::Duration;
+//! use ferrolock::mechanism::KernelLock;
+//! use ferrolock::{Lock, OwnerId, Patience, Released, Scope, Timeout, Unwatched};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("x.lock");
+//! let lock = Lock::new(Box::new(KernelLock::default()), Scope::PerOwner);
+//! let me = OwnerId::current_thread();
+//! let patience = Patience {
+//!     timeout: Timeout::After(Duration::from_secs(5)),
+//!     poll_interval: Duration::from_millis(50),
+//! };
+//! lock.acquire(me, &path, patience, &mut Unwatched)?;
+//! assert_eq!(lock.release(me, false)?, Released::Unlocked);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//! While one owner holds a lock, no other owner, lock object, process or program that asks for the same
+//! file in the same way gets it. A holder that dies gives it back.
+//!
+//! # What is not
+//! Advisory locks bind only those who ask. A file that is removed while it is held frees its path.
+//! Nothing is promised on file systems whose locks do nothing. A fork that has to wait for longer than
+//! five seconds for a file that is being opened goes on without.
+
+mod error;
+mod fork;
+mod hold;
+pub mod mechanism;
+mod owner;
+pub mod path;
+mod registry;
+mod sys;
+mod time;
+pub mod wait;
+
+pub use error::{Error, ErrorKind};
+pub use hold::{Lock, Released, Scope};
+pub use owner::OwnerId;
+pub use registry::{is_held_here, watch_forks};
+pub use sys::{ERRORS_ARE_WIN32, FileId, MECHANISM, possible_holder};
+pub use time::Timeout;
+pub use wait::{Patience, Stop, Unwatched, Watch};

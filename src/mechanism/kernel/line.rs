@@ -1,0 +1,60 @@
+//! A place in the kernel's queue: the description on which a process waits.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{KernelGuard, failed};
+use crate::error::Error;
+use crate::mechanism::{Guard, Place};
+use crate::registry::Tracked;
+use crate::sys;
+
+/// The lock file, opened to wait for its lock.
+#[derive(Debug)]
+pub(super) struct KernelPlace {
+    pub(super) file: Tracked,
+    pub(super) path: PathBuf,
+}
+
+impl KernelPlace {
+    /// A forked child has no place: its parent's description is closed there.
+    fn open_file(&self) -> io::Result<&File> {
+        self.file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))
+    }
+}
+
+impl Place for KernelPlace {
+    fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
+        sys::wait_for_head_of_line(self.open_file()?, limit)
+    }
+
+    fn leave_line(&self) {
+        if let Ok(file) = self.open_file() {
+            sys::leave_line(file);
+        }
+    }
+
+    fn is_line_reported_stuck(&self) -> bool {
+        self.open_file().is_ok_and(sys::is_line_reported_stuck)
+    }
+
+    fn report_stuck_line(&self) {
+        if let Ok(file) = self.open_file() {
+            sys::report_stuck_line(file);
+        }
+    }
+
+    fn wait_for_lock(&self, limit: Duration) -> io::Result<bool> {
+        sys::wait_for_lock(self.open_file()?, limit)
+    }
+
+    fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {
+        let Some(Self { file, path }) = Arc::into_inner(self) else { return Ok(None) };
+        let id = file.facts().id;
+        let is_current = sys::is_at(&path, id).map_err(|error| failed("stat", &path, error))?;
+        Ok(is_current.then(|| Box::new(KernelGuard { id, file, path }) as Box<dyn Guard>))
+    }
+}

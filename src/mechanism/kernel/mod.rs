@@ -1,0 +1,216 @@
+//! The kernel lock: `flock` on Unix, `LockFileEx` on Windows, on a file that stays where it is.
+//!
+//! How it works: open the file (creating it), lock its open file description, and then look whether the
+//! path still leads to this very file. A lock on a file that was removed or replaced meanwhile is no
+//! lock, for the next one to come opens another file: close it and start again.
+//!
+//! What it guarantees: one holder among all open file descriptions of the file, whichever threads,
+//! processes or programs have them. The kernel gives the lock back when the last copy of the description
+//! is closed, so a crash leaves nothing behind. Content of the file is never read or changed.
+//!
+//! Downsides: (1) advisory: it binds only those who ask. (2) A file that is removed *while it is held*
+//! frees the path for the next one, and no one can tell the holder. (3) Some network file systems accept
+//! the call and exclude nobody.
+
+mod line;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use line::KernelPlace;
+
+use super::{Attempt, Guard, Manners, Mechanism, Place, ReleaseError};
+use crate::error::{Error, ErrorKind};
+use crate::registry::Tracked;
+use crate::sys::{self, FileId, Verdict};
+
+/// How often an attempt starts again because the file was replaced under it. filelock 3.29 removes its
+/// file at each release, so this happens in earnest; a file that is *never* the one at its path has inode
+/// numbers that do not last (some FUSE file systems).
+const REPLACEMENTS: usize = 64;
+
+/// An exclusive lock of the operating system on a file.
+///
+/// Takes part with filelock's `FileLock` of every release and with `flock(1)`.
+#[derive(Debug, Default)]
+pub struct KernelLock {
+    mode: Option<u32>,
+    /// The file at the path was a regular one when it was last locked: it need not be looked at before it is
+    /// opened again.
+    is_known: AtomicBool,
+}
+
+impl KernelLock {
+    /// A lock whose file, if it has to be created, gets the permission bits `mode` exactly; `None` leaves
+    /// them to the umask.
+    #[must_use]
+    pub fn new(mode: Option<u32>) -> Self {
+        Self { mode, is_known: AtomicBool::new(false) }
+    }
+}
+
+impl Mechanism for KernelLock {
+    fn try_acquire(&self, path: &Path, manners: Manners) -> Result<Attempt, Error> {
+        let mut removed = false;
+        for _ in 0..REPLACEMENTS {
+            match self.lock_whatever_is_there(path, manners)? {
+                Locked::Yes(guard) => {
+                    if sys::is_at(path, guard.id).map_err(|error| failed("stat", path, error))? {
+                        self.is_known.store(true, Ordering::Relaxed);
+                        return Ok(Attempt::Acquired(Box::new(guard)));
+                    }
+                    removed = guard.is_removed();
+                }
+                Locked::Contended(id) => return Ok(Attempt::Contended(id)),
+                Locked::Interrupted => return Ok(Attempt::Interrupted),
+            }
+        }
+        if removed {
+            // Others keep replacing the file: they are busy with the lock.
+            return Ok(Attempt::Contended(None));
+        }
+        Err(Error::new(ErrorKind::Unsupported, "lock", path)
+            .because("the file system gives files no lasting identity"))
+    }
+
+    fn open_place(&self, path: &Path) -> Result<Option<Arc<dyn Place>>, Error> {
+        let Opened::Yes(tracked) = self.open(path)? else { return Ok(None) };
+        let wakes_waiters = |file| sys::wakes_waiters(file, tracked.facts().id);
+        if !tracked.file().is_some_and(wakes_waiters) {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(KernelPlace { file: tracked, path: path.to_owned() })))
+    }
+}
+
+enum Locked {
+    Yes(KernelGuard),
+    Contended(Option<FileId>),
+    Interrupted,
+}
+
+/// What opening the lock file came to.
+enum Opened {
+    Yes(Tracked),
+    Contended,
+    Interrupted,
+}
+
+impl KernelLock {
+    fn lock_whatever_is_there(&self, path: &Path, manners: Manners) -> Result<Locked, Error> {
+        let tracked = match self.open(path)? {
+            Opened::Yes(tracked) => tracked,
+            Opened::Contended => return Ok(Locked::Contended(None)),
+            Opened::Interrupted => return Ok(Locked::Interrupted),
+        };
+        let id = tracked.facts().id;
+        let Some(file) = tracked.file() else { return Ok(Locked::Interrupted) };
+        if manners == Manners::Polite && sys::is_line_occupied(file, id) {
+            return Ok(Locked::Contended(Some(id)));
+        }
+        match sys::try_lock(file) {
+            Ok(()) => {
+                if manners == Manners::PastLine {
+                    sys::report_stuck_line(file);
+                }
+                Ok(Locked::Yes(KernelGuard { id, file: tracked, path: path.to_owned() }))
+            }
+            Err(error) => match sys::classify(&error) {
+                Verdict::Contended => Ok(Locked::Contended(Some(id))),
+                Verdict::Interrupted => Ok(Locked::Interrupted),
+                verdict @ (Verdict::Unsupported | Verdict::Missing | Verdict::Failed) => {
+                    Err(explained(verdict, sys::MECHANISM, path, error))
+                }
+            },
+        }
+    }
+
+    /// Opens the file that is at the path, if it is fit to be locked.
+    fn open(&self, path: &Path) -> Result<Opened, Error> {
+        if !self.is_known.load(Ordering::Relaxed) {
+            sys::check_kind(path).map_err(|error| no_lock_file(path, error))?;
+        }
+        let opened = match Tracked::open(|| sys::open_lock_file(path, self.mode)) {
+            Err(error) if sys::classify(&error) == Verdict::Missing => {
+                sys::create_parents(path).map_err(|error| failed("mkdir", path, error))?;
+                Tracked::open(|| sys::open_lock_file(path, self.mode))
+            }
+            opened => opened,
+        };
+        let tracked = match opened {
+            Ok(tracked) => tracked,
+            Err(error) => {
+                return match sys::classify(&error) {
+                    Verdict::Contended => Ok(Opened::Contended),
+                    Verdict::Interrupted => Ok(Opened::Interrupted),
+                    verdict @ (Verdict::Unsupported | Verdict::Missing | Verdict::Failed) => {
+                        Err(explained(verdict, "open", path, error))
+                    }
+                };
+            }
+        };
+        let facts = tracked.facts();
+        if !facts.is_regular {
+            return Err(no_lock_file(path, sys::special_file_error()));
+        }
+        if !sys::is_trusted(path, facts).map_err(|error| failed("stat", path, error))? {
+            let explanation = format!(
+                "anybody may create files in this sticky folder, and this one belongs to uid {}",
+                facts.owner
+            );
+            return Err(
+                Error::caused(ErrorKind::Refused, "lock", path, sys::distrust_error()).because(explanation)
+            );
+        }
+        Ok(Opened::Yes(tracked))
+    }
+}
+
+fn explained(verdict: Verdict, operation: &'static str, path: &Path, error: io::Error) -> Error {
+    let kind = if verdict == Verdict::Unsupported { ErrorKind::Unsupported } else { ErrorKind::Io };
+    Error::caused(kind, operation, path, error)
+}
+
+fn no_lock_file(path: &Path, error: io::Error) -> Error {
+    Error::caused(ErrorKind::Refused, "lock", path, error).because("a lock file is a regular file")
+}
+
+fn failed(operation: &'static str, path: &Path, error: io::Error) -> Error {
+    Error::caused(ErrorKind::Io, operation, path, error)
+}
+
+/// A lock that is held. Its drop closes the file, which gives the lock back as the last copy goes.
+#[derive(Debug)]
+struct KernelGuard {
+    id: FileId,
+    file: Tracked,
+    path: PathBuf,
+}
+
+impl KernelGuard {
+    fn is_removed(&self) -> bool {
+        let facts = |file: &File| sys::facts(file).is_ok_and(|facts| facts.links == 0);
+        self.file.file().is_some_and(facts)
+    }
+}
+
+impl Guard for KernelGuard {
+    fn file(&self) -> FileId {
+        self.id
+    }
+
+    /// Unlocks before it closes: a copy in a child that was made behind our back would keep the lock.
+    fn release(self: Box<Self>) -> Result<(), ReleaseError> {
+        let Some(file) = self.file.file() else { return Ok(()) };
+        match sys::unlock(file) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = failed("unlock", &self.path, error);
+                Err(ReleaseError { guard: Some(self), error })
+            }
+        }
+    }
+}

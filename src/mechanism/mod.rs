@@ -1,0 +1,116 @@
+//! How a lock is represented on disk: one file of this folder for each way.
+//!
+//! A mechanism makes single attempts and never sleeps; waiting is [`crate::wait`]'s, counting the business of
+//! [`crate::Lock`].
+
+mod kernel;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use kernel::KernelLock;
+
+use crate::error::Error;
+use crate::sys::FileId;
+
+/// What one attempt came to. A failure is the `Err` around it.
+#[derive(Debug)]
+#[must_use]
+pub enum Attempt {
+    /// The lock is held for as long as the guard is.
+    Acquired(Box<dyn Guard>),
+    /// Somebody else holds it; `Some` names the file that shows it.
+    Contended(Option<FileId>),
+    /// A signal cut the attempt short. It says nothing about the lock and does not count.
+    Interrupted,
+}
+
+/// One way to lock a path.
+pub trait Mechanism: Debug + Send + Sync {
+    /// Makes one attempt on `path`, without ever sleeping.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported), [`Refused`](crate::ErrorKind::Refused) or
+    /// [`Io`](crate::ErrorKind::Io), each with the operating system's error; nothing is held then.
+    fn try_acquire(&self, path: &Path, manners: Manners) -> Result<Attempt, Error>;
+
+    /// Opens a place in the kernel's queue for the lock on `path`, or gives `None` where nobody is woken
+    /// by the kernel and waiting has to poll.
+    ///
+    /// # Errors
+    /// As [`Mechanism::try_acquire`].
+    fn open_place(&self, _path: &Path) -> Result<Option<Arc<dyn Place>>, Error> {
+        Ok(None)
+    }
+}
+
+/// How an attempt treats those who queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manners {
+    /// Where others queue, count the lock as contended, and queue too.
+    Polite,
+    /// Take the lock if it is free, whoever queues.
+    Hasty,
+    /// As `Hasty`, because the line was found not to move; and while the lock is held, let others know.
+    PastLine,
+}
+
+/// An open file description by which a process stands in line for a lock.
+///
+/// A *line* keeps the order among processes: whoever waits gets to the head of the line first, then waits for
+/// the lock, and leaves the line with the lock in hand. Dropping a place leaves the line and gives the lock back.
+pub trait Place: Debug + Send + Sync {
+    /// Waits for the head of the line, for about `limit` at the most, or until somebody interrupts the thread;
+    /// `false`: not there yet. Who comes again stands at the end.
+    ///
+    /// # Errors
+    /// The operating system's; `Unsupported` where it cannot wait with a limit just now.
+    fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool>;
+
+    /// Leaves the line.
+    fn leave_line(&self);
+
+    /// Whether the lock is held by somebody who found that the line does not move.
+    fn is_line_reported_stuck(&self) -> bool;
+
+    /// Lets others know, for as long as this place or its lock is held, that the line does not move.
+    fn report_stuck_line(&self);
+
+    /// Waits for the lock, for about `limit` at the most; `false`: not had yet.
+    ///
+    /// # Errors
+    /// As [`Place::wait_for_head_of_line`].
+    fn wait_for_lock(&self, limit: Duration) -> io::Result<bool>;
+
+    /// The lock that this place holds, or `None`, and nothing is held any more, if the path no longer leads
+    /// to the locked file, or the place is still in other hands.
+    ///
+    /// # Errors
+    /// As [`Mechanism::try_acquire`]; nothing is held then.
+    fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error>;
+}
+
+/// A held lock. Dropping it gives the lock back as well as it can, without a word.
+pub trait Guard: Debug + Send {
+    /// The locked file.
+    fn file(&self) -> FileId;
+
+    /// Gives the lock back. Does nothing in a forked child: the lock is the parent's.
+    ///
+    /// # Errors
+    /// With the guard where the lock is still held; without it where the lock is free and only tidying up
+    /// failed.
+    fn release(self: Box<Self>) -> Result<(), ReleaseError>;
+}
+
+/// A release that failed.
+#[derive(Debug)]
+pub struct ReleaseError {
+    /// The lock, if it is still held.
+    pub guard: Option<Box<dyn Guard>>,
+    /// What went wrong.
+    pub error: Error,
+}
