@@ -1,0 +1,288 @@
+//! The one wait loop, for every mechanism.
+
+mod backoff;
+pub(crate) mod queue;
+mod stand_in;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use backoff::Backoff;
+
+use crate::error::Error;
+use crate::mechanism::{Attempt, Guard, Manners, Mechanism};
+use crate::owner::OwnerId;
+use crate::registry::{self, LockId};
+use crate::sys::FileId;
+use crate::time::{Deadline, Timeout};
+
+/// As good as for ever, and within every clock.
+pub(crate) const FAR: Duration = Duration::from_secs(86_400 * 365);
+
+/// How an acquisition waits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    /// When to give up.
+    pub timeout: Timeout,
+    /// How often [`Watch::contended`] is asked, and the longest pause between two attempts.
+    pub poll_interval: Duration,
+}
+
+/// Why a [`Watch`] ends a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The caller wants the lock no longer.
+    Cancelled,
+    /// A signal handler or a callback failed; the watch keeps the reason.
+    Interrupted,
+}
+
+/// What a waiter does beside waiting: the caller's side of the loop.
+///
+/// Nothing is locked and nothing is held while a watch is called, so it may use any lock, also this one.
+pub trait Watch {
+    /// Is asked at the first failed attempt and then every [`Patience::poll_interval`]; `pause` is the
+    /// longest time to the next question.
+    fn contended(&mut self, pause: Duration) -> ControlFlow<Stop>;
+
+    /// Lets `pause` pass, or less where something has to be seen to, such as a signal; sees to that also if
+    /// there is no time to pass.
+    fn pause(&mut self, pause: Duration) -> ControlFlow<Stop>;
+
+    /// Whether the thread may block other than in [`Watch::pause`]. A greenlet's may not.
+    fn may_block(&self) -> bool {
+        true
+    }
+
+    /// Whether [`Watch::contended`] has to be called again, once it was.
+    fn has_questions(&self) -> bool {
+        true
+    }
+
+    /// How often [`Watch::pause`] has to be called, if only with nothing to pass.
+    fn look_every(&self) -> Duration {
+        FAR
+    }
+}
+
+/// One acquisition that has to wait.
+pub(crate) struct Waiter<'a> {
+    /// The lock object that asks, and for whom.
+    pub(crate) lock: LockId,
+    pub(crate) owner: OwnerId,
+    pub(crate) mechanism: &'a dyn Mechanism,
+    /// The canonical path.
+    pub(crate) path: &'a Path,
+    pub(crate) deadline: Deadline,
+    pub(crate) poll_interval: Duration,
+    /// Nests, if the lock object has come to be held by this owner in another way: a shared one, by
+    /// another thread.
+    pub(crate) nest: &'a dyn Fn() -> bool,
+}
+
+impl Waiter<'_> {
+    fn would_deadlock(&self, file: Option<FileId>) -> bool {
+        let own = |file| registry::would_deadlock(self.lock, self.owner, file);
+        self.deadline.is_unlimited() && file.is_some_and(own)
+    }
+}
+
+/// How a wait ended without an error of its attempts.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Acquired(Box<dyn Guard>),
+    Nested,
+    TimedOut(Option<FileId>),
+    Stopped(Stop),
+    /// The owner itself holds the file through another lock object, and the wait has no end.
+    Deadlock,
+}
+
+/// Goes on after a first attempt that found `file` contended, until the lock is had, an attempt fails, the
+/// deadline passes or the watch stops it.
+///
+/// The kernel wakes the waiter where it can and the watch lets it; elsewhere it polls.
+pub(crate) fn wait(
+    file: Option<FileId>,
+    waiter: &Waiter<'_>,
+    watch: &mut dyn Watch,
+) -> Result<Outcome, Error> {
+    let will_wait = waiter.deadline.remaining().is_some();
+    let place = if will_wait && watch.may_block() { waiter.mechanism.open_place(waiter.path)? } else { None };
+    match place {
+        Some(place) => queue::wait(place, file, waiter, watch),
+        None => poll(file, waiter, watch),
+    }
+}
+
+/// Waits by attempts and growing pauses.
+///
+/// After each failed attempt, in this order: the watch may stop, the deadline may be over, a pause.
+fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
+    let poll_interval = waiter.poll_interval;
+    let mut backoff = Backoff::new(poll_interval);
+    let mut next_question = Instant::now();
+    loop {
+        if (waiter.nest)() {
+            return Ok(Outcome::Nested);
+        }
+        if waiter.would_deadlock(file) {
+            return Ok(Outcome::Deadlock);
+        }
+        let now = Instant::now();
+        if now >= next_question {
+            next_question = now + if watch.has_questions() { poll_interval } else { FAR };
+            let pause = waiter.deadline.remaining().unwrap_or_default().min(poll_interval);
+            if let ControlFlow::Break(stop) = watch.contended(pause) {
+                return Ok(Outcome::Stopped(stop));
+            }
+        }
+        let Some(left) = waiter.deadline.remaining() else { return Ok(Outcome::TimedOut(file)) };
+        if let ControlFlow::Break(stop) = watch.pause(backoff.next().min(left)) {
+            return Ok(Outcome::Stopped(stop));
+        }
+        match waiter.mechanism.try_acquire(waiter.path, Manners::Polite)? {
+            Attempt::Acquired(guard) => return Ok(Outcome::Acquired(guard)),
+            Attempt::Contended(seen) => file = seen.or(file),
+            Attempt::Interrupted => {}
+        }
+    }
+}
+
+/// A watch that only sleeps.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        ControlFlow::Continue(())
+    }
+
+    fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
+        sleep(pause);
+        ControlFlow::Continue(())
+    }
+}
+
+/// Blocks the calling thread: the one place of the crate where a wait sleeps.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub fn sleep(pause: Duration) {
+    std::thread::sleep(pause);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::mechanism::ReleaseError;
+
+    /// Answers from a list, and counts.
+    #[derive(Default)]
+    struct Script {
+        stop_at_question: Option<usize>,
+        stop_at_pause: Option<usize>,
+        questions: usize,
+        pauses: usize,
+    }
+
+    fn stop_if(due: bool, stop: Stop) -> ControlFlow<Stop> {
+        if due { ControlFlow::Break(stop) } else { ControlFlow::Continue(()) }
+    }
+
+    impl Watch for Script {
+        fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+            self.questions += 1;
+            stop_if(self.stop_at_question == Some(self.questions), Stop::Cancelled)
+        }
+
+        fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
+            self.pauses += 1;
+            sleep(pause);
+            stop_if(self.stop_at_pause == Some(self.pauses), Stop::Interrupted)
+        }
+    }
+
+    /// Succeeds at one attempt, and counts them.
+    #[derive(Debug)]
+    struct Scripted {
+        succeed_at: usize,
+        attempts: AtomicUsize,
+    }
+
+    #[derive(Debug)]
+    struct Held;
+
+    impl Guard for Held {
+        fn file(&self) -> FileId {
+            FileId { device: 0, inode: 0 }
+        }
+
+        fn release(self: Box<Self>) -> Result<(), ReleaseError> {
+            Ok(())
+        }
+    }
+
+    impl Mechanism for Scripted {
+        fn try_acquire(&self, _path: &Path, _manners: Manners) -> Result<Attempt, Error> {
+            let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+            Ok(if attempt == self.succeed_at {
+                Attempt::Acquired(Box::new(Held))
+            } else {
+                Attempt::Contended(None)
+            })
+        }
+    }
+
+    fn run(script: &mut Script, timeout: Timeout, succeed_at: usize) -> (Outcome, usize) {
+        let mechanism = Scripted { succeed_at, attempts: AtomicUsize::new(0) };
+        let waiter = Waiter {
+            lock: LockId(0),
+            owner: OwnerId::current_thread(),
+            mechanism: &mechanism,
+            path: Path::new("/x.lock"),
+            deadline: Deadline::begin(timeout),
+            poll_interval: Duration::from_millis(2),
+            nest: &|| false,
+        };
+        let outcome = wait(None, &waiter, script).expect("no attempt fails");
+        (outcome, mechanism.attempts.into_inner())
+    }
+
+    #[test]
+    fn the_attempt_that_succeeds_ends_the_wait() {
+        let (outcome, attempts) = run(&mut Script::default(), Timeout::Never, 3);
+        assert!(matches!(outcome, Outcome::Acquired(_)), "{outcome:?}");
+        assert_eq!(attempts, 3);
+    }
+
+    #[test]
+    fn a_timeout_is_not_early_and_follows_a_last_attempt() {
+        let begin = Instant::now();
+        let limit = Duration::from_millis(20);
+        let (outcome, attempts) = run(&mut Script::default(), Timeout::After(limit), usize::MAX);
+        assert!(matches!(outcome, Outcome::TimedOut(None)), "{outcome:?}");
+        assert!(begin.elapsed() >= limit);
+        assert!(attempts > 1);
+    }
+
+    #[test]
+    fn no_patience_asks_once_and_makes_no_further_attempt() {
+        let mut script = Script::default();
+        let (outcome, attempts) = run(&mut script, Timeout::After(Duration::ZERO), 1);
+        assert!(matches!(outcome, Outcome::TimedOut(None)), "{outcome:?}");
+        assert_eq!((script.questions, script.pauses, attempts), (1, 0, 0));
+    }
+
+    #[test]
+    fn the_watch_can_stop_the_wait_at_a_question_and_in_a_pause() {
+        let mut script = Script { stop_at_question: Some(2), ..Script::default() };
+        let (outcome, _) = run(&mut script, Timeout::Never, usize::MAX);
+        assert!(matches!(outcome, Outcome::Stopped(Stop::Cancelled)), "{outcome:?}");
+        let mut script = Script { stop_at_pause: Some(1), ..Script::default() };
+        let (outcome, attempts) = run(&mut script, Timeout::Never, usize::MAX);
+        assert!(matches!(outcome, Outcome::Stopped(Stop::Interrupted)), "{outcome:?}");
+        assert_eq!(attempts, 0);
+    }
+}

@@ -1,0 +1,454 @@
+//! Waiting in the kernel, in turn.
+//!
+//! Two queues, one behind the other. Inside the process, waiters for one path queue in order of arrival, and only
+//! the first, the *head*, goes to the kernel: a lock that is given back wakes one thread of each process and not
+//! two hundred. Among processes, the heads stand in a line that the mechanism provides: a head waits for the head
+//! of the line, then for the lock, and leaves the line with the lock in hand. Whoever arrives while somebody
+//! stands in line stands in line too (`Manners::Polite`), so that nobody overtakes.
+//!
+//! A head waits in the kernel for a *tick* at a time. Between ticks it sees to signals, deadlines and questions,
+//! and tries the lock itself, past the line: a process that is stopped at the head of the line would keep all
+//! others waiting for a lock that is free. If that succeeds, this process goes past lines for a while.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::mem;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::stand_in::StandIn;
+use super::{FAR, Outcome, Waiter, Watch};
+use crate::error::Error;
+use crate::fork::{self, ForkMutex};
+use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Place};
+use crate::registry::LockId;
+use crate::sys::FileId;
+
+/// How long a head waits in the kernel at a time, unless its poll interval says otherwise.
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
+const LONGEST_TICK: Duration = Duration::from_millis(250);
+
+/// The least time between two questions: a shorter poll interval would be nothing but work.
+const SHORTEST_QUESTION: Duration = Duration::from_millis(1);
+
+/// For how long a process goes past lines after it found one that does not move.
+const FOR_A_WHILE: Duration = Duration::from_secs(1);
+
+/// How often in a row a lock must be found free past a line until the line counts as one that does not move, and
+/// the longest time between two looks: more than a head of a line takes from the release of a lock to having it.
+const LOOKS: u32 = 6;
+const BETWEEN_LOOKS: Duration = Duration::from_micros(800);
+
+static QUEUES: LazyLock<ForkMutex<HashMap<PathBuf, Arc<Queue>>>> = LazyLock::new(ForkMutex::new);
+/// How many queues there are, for those who would look in vain. A child starts with its parent's number, and
+/// corrects it at the first look.
+static QUEUES_LISTED: AtomicUsize = AtomicUsize::new(0);
+static PAST_LINES: LazyLock<ForkMutex<Option<PastLines>>> = LazyLock::new(ForkMutex::new);
+
+/// A line was found not to move.
+#[derive(Debug, Clone, Copy)]
+struct PastLines {
+    /// Until then this process goes past lines.
+    until: Instant,
+    /// How it does: who saw it himself reports it. Who was told does not, or two would tell each other for ever.
+    manners: Manners,
+}
+
+fn go_past_lines(manners: Manners) {
+    let Some(until) = Instant::now().checked_add(FOR_A_WHILE) else { return };
+    *PAST_LINES.lock() = Some(PastLines { until, manners });
+}
+
+/// The waiters of this process for one path.
+#[derive(Debug)]
+struct Queue {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiters: VecDeque<Entry>,
+    /// Grows whenever waiters are told something: who was on the way to sleep then does not.
+    news: u64,
+    /// Out of the table, so that a newcomer makes a new one.
+    is_closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TicketId(usize);
+
+#[derive(Debug)]
+struct Entry {
+    ticket: TicketId,
+    lock: LockId,
+    wake: Arc<Condvar>,
+    /// In a callback, which may take long, or wait for this very lock through another lock object: the next
+    /// one goes to the kernel meanwhile.
+    is_away: bool,
+}
+
+impl State {
+    fn head(&self) -> Option<&Entry> {
+        self.waiters.iter().find(|entry| !entry.is_away)
+    }
+
+    fn wake_head(&mut self) {
+        self.news += 1;
+        if let Some(head) = self.head() {
+            head.wake.notify_one();
+        }
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a new waiter at the end of the queue for `path`.
+    fn join(path: &Path, lock: LockId) -> Ticket {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let id = TicketId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let wake = Arc::new(Condvar::new());
+        loop {
+            let queue = {
+                let mut queues = QUEUES.lock();
+                let new = || Arc::new(Self { path: path.to_owned(), state: Mutex::default() });
+                let queue = Arc::clone(queues.entry(path.to_owned()).or_insert_with(new));
+                QUEUES_LISTED.store(queues.len(), Ordering::Relaxed);
+                queue
+            };
+            let mut state = queue.lock();
+            if state.is_closed {
+                // Its last waiter is about to take it off the table: be faster.
+                drop(state);
+                queue.unlist();
+            } else {
+                state.waiters.push_back(Entry { ticket: id, lock, wake: Arc::clone(&wake), is_away: false });
+                drop(state);
+                return Ticket { queue, id, wake, generation: fork::generation() };
+            }
+        }
+    }
+
+    fn wake_head(&self) {
+        self.lock().wake_head();
+    }
+
+    fn leave(self: &Arc<Self>, ticket: TicketId) {
+        let mut state = self.lock();
+        state.waiters.retain(|entry| entry.ticket != ticket);
+        state.wake_head();
+        if !state.waiters.is_empty() {
+            return;
+        }
+        state.is_closed = true;
+        drop(state);
+        self.unlist();
+    }
+
+    fn unlist(self: &Arc<Self>) {
+        let mut queues = QUEUES.lock();
+        if queues.get(&self.path).is_some_and(|listed| Arc::ptr_eq(listed, self)) {
+            queues.remove(&self.path);
+        }
+        QUEUES_LISTED.store(queues.len(), Ordering::Relaxed);
+    }
+}
+
+/// How a newcomer who can wait behaves: as long as lines move, it does not overtake.
+pub(crate) fn manners() -> Manners {
+    let past_lines = *PAST_LINES.lock();
+    past_lines.filter(|past| Instant::now() < past.until).map_or(Manners::Polite, |past| past.manners)
+}
+
+/// Wakes those who wait through the lock object `lock`, which has come to be held.
+pub(crate) fn nudge(lock: LockId) {
+    if QUEUES_LISTED.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let queues: Vec<_> = QUEUES.lock().values().cloned().collect();
+    for queue in queues {
+        let mut state = queue.lock();
+        state.news += 1;
+        state.waiters.iter().filter(|entry| entry.lock == lock).for_each(|entry| entry.wake.notify_one());
+    }
+}
+
+/// A waiter's stay in a queue.
+#[derive(Debug)]
+struct Ticket {
+    queue: Arc<Queue>,
+    id: TicketId,
+    wake: Arc<Condvar>,
+    generation: u64,
+}
+
+impl Ticket {
+    /// A fork in a callback took this thread into a child, which has no part in the parent's queue.
+    fn is_inherited(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Whether this waiter is at the front, and the news that it knows by now.
+    fn look(&self) -> (bool, u64) {
+        let state = self.queue.lock();
+        (state.head().is_some_and(|entry| entry.ticket == self.id), state.news)
+    }
+
+    /// Runs `callback` while others may go to the kernel.
+    fn away<R>(&self, callback: impl FnOnce() -> R) -> R {
+        self.set_away(true);
+        let result = callback();
+        if !self.is_inherited() {
+            self.set_away(false);
+        }
+        result
+    }
+
+    fn set_away(&self, is_away: bool) {
+        let mut state = self.queue.lock();
+        if let Some(entry) = state.waiters.iter_mut().find(|entry| entry.ticket == self.id) {
+            entry.is_away = is_away;
+        }
+        if state.waiters.len() > 1 {
+            state.wake_head();
+        }
+    }
+
+    /// Sleeps until there is something new, `pause` at the longest.
+    fn sleep(&self, known: u64, pause: Duration) {
+        let state = self.queue.lock();
+        if state.news == known {
+            drop(self.wake.wait_timeout(state, pause));
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.is_inherited() {
+            // Another thread of the parent may have half changed it.
+            mem::forget(Arc::clone(&self.queue));
+        } else {
+            self.queue.leave(self.id);
+        }
+    }
+}
+
+/// What the head is to do next.
+enum Step {
+    Return(Box<dyn Guard>),
+    /// See to what is due.
+    Look,
+    /// Somebody else stands in line.
+    Sleep,
+}
+
+/// The head's part, from when a waiter has come to the front.
+struct Head<'a> {
+    mechanism: &'a dyn Mechanism,
+    path: &'a Path,
+    place: Option<Arc<dyn Place>>,
+    /// At the head of the line, or past one that does not move.
+    is_next: bool,
+    /// It has looked up from the line once.
+    is_long: bool,
+    stand_in: Option<StandIn>,
+    backoff: Backoff,
+}
+
+impl<'a> Head<'a> {
+    fn new(waiter: &Waiter<'a>, place: Option<Arc<dyn Place>>) -> Self {
+        let backoff = Backoff::new(waiter.poll_interval);
+        let (mechanism, path) = (waiter.mechanism, waiter.path);
+        Self { mechanism, path, place, is_next: false, is_long: false, stand_in: None, backoff }
+    }
+
+    /// Waits in the kernel, until the lock is had or for about `limit`.
+    fn wait(&mut self, queue: &Arc<Queue>, limit: Duration) -> Result<Step, Error> {
+        let begin = Instant::now();
+        if self.place.is_none() {
+            self.is_next = false;
+            self.place = self.mechanism.open_place(self.path)?;
+        }
+        let Some(place) = self.place.clone() else { return self.nap(limit) };
+        match self.wait_at(&place, queue, limit, begin) {
+            Ok(None) => {
+                place.leave_line();
+                drop(place);
+                let guard = self.place.take().map_or(Ok(None), Place::into_guard)?;
+                Ok(guard.map_or(Step::Look, Step::Return))
+            }
+            Ok(Some(step)) => Ok(step),
+            // Whatever the kernel has against waiting, an attempt can be made, and tells what really matters.
+            Err(_) => self.nap(limit),
+        }
+    }
+
+    /// `None`: the lock is had.
+    fn wait_at(
+        &mut self,
+        place: &Arc<dyn Place>,
+        queue: &Arc<Queue>,
+        limit: Duration,
+        begin: Instant,
+    ) -> io::Result<Option<Step>> {
+        let manners = manners();
+        if manners != Manners::Polite {
+            self.stand_in = None;
+            self.is_next = true;
+        }
+        if let Some(stand_in) = self.stand_in.take() {
+            if !stand_in.is_done() {
+                self.stand_in = Some(stand_in);
+                return Ok(Some(Step::Sleep));
+            }
+            self.is_next = stand_in.result()?;
+        } else if !self.is_next {
+            if self.is_long {
+                // From now on somebody stands in line who need not look up now and then.
+                self.stand_in = StandIn::start(place, {
+                    let queue = Arc::clone(queue);
+                    move || queue.wake_head()
+                });
+                if self.stand_in.is_some() {
+                    return Ok(Some(Step::Sleep));
+                }
+            }
+            self.is_next = place.wait_for_head_of_line(Some(limit))?;
+        }
+        if !self.is_next {
+            self.is_long = true;
+            return Ok(Some(Step::Look));
+        }
+        let is_had = place.wait_for_lock(limit.saturating_sub(begin.elapsed()))?;
+        if is_had && manners == Manners::PastLine {
+            place.report_stuck_line();
+        }
+        Ok(if is_had { None } else { Some(Step::Look) })
+    }
+
+    /// Where the kernel cannot be asked to wait just now.
+    fn nap(&mut self, limit: Duration) -> Result<Step, Error> {
+        super::sleep(self.backoff.next().min(limit));
+        // Its own place would count as somebody's line.
+        self.attempt(if self.is_next { Manners::Hasty } else { Manners::Polite })
+    }
+
+    /// Tries the lock past the line. Also finds out if the file was replaced, and nobody holds the new one.
+    ///
+    /// A lock that is free past a line may just be between two holders. So it is given back, for those in line
+    /// to take; if none of them does, look after look, the line does not move. The times between are random, for
+    /// holders may keep a rhythm.
+    fn tick(&mut self) -> Result<Step, Error> {
+        let mut step = self.attempt(Manners::Hasty)?;
+        if self.place.as_ref().is_some_and(|place| place.is_line_reported_stuck()) {
+            go_past_lines(Manners::Hasty);
+            return Ok(step);
+        }
+        for _ in 1..LOOKS {
+            if self.is_next || matches!(step, Step::Look) {
+                return Ok(step);
+            }
+            drop(step);
+            super::sleep(BETWEEN_LOOKS.mul_f64(0.25 + 0.75 * fastrand::f64()));
+            step = self.attempt(Manners::Hasty)?;
+        }
+        if matches!(step, Step::Return(_)) {
+            go_past_lines(Manners::PastLine);
+        }
+        Ok(step)
+    }
+
+    fn attempt(&self, manners: Manners) -> Result<Step, Error> {
+        match self.mechanism.try_acquire(self.path, manners)? {
+            Attempt::Acquired(guard) => Ok(Step::Return(guard)),
+            Attempt::Contended(_) | Attempt::Interrupted => Ok(Step::Look),
+        }
+    }
+}
+
+/// Waits as [`super::wait`] does, woken by the kernel, on `place` to begin with.
+pub(super) fn wait(
+    place: Arc<dyn Place>,
+    file: Option<FileId>,
+    waiter: &Waiter<'_>,
+    watch: &mut dyn Watch,
+) -> Result<Outcome, Error> {
+    let tick = waiter.poll_interval.clamp(SHORTEST_TICK, LONGEST_TICK);
+    let mut ticket = Queue::join(waiter.path, waiter.lock);
+    let mut place = Some(place);
+    let mut head = None::<Head<'_>>;
+    let mut next_question = Instant::now();
+    let mut next_look = next_question + watch.look_every();
+    let mut next_tick = next_question + tick;
+    loop {
+        if (waiter.nest)() {
+            return Ok(Outcome::Nested);
+        }
+        if waiter.would_deadlock(file) {
+            return Ok(Outcome::Deadlock);
+        }
+        let now = Instant::now();
+        if now >= next_question {
+            let pause = waiter.deadline.remaining().unwrap_or_default().min(waiter.poll_interval);
+            if let ControlFlow::Break(stop) = ticket.away(|| watch.contended(pause)) {
+                return Ok(Outcome::Stopped(stop));
+            }
+            let interval = if watch.has_questions() { waiter.poll_interval } else { FAR };
+            next_question = now + interval.max(SHORTEST_QUESTION);
+        }
+        if now >= next_look {
+            next_look = now + watch.look_every();
+            if let ControlFlow::Break(stop) = ticket.away(|| watch.pause(Duration::ZERO)) {
+                return Ok(Outcome::Stopped(stop));
+            }
+        }
+        if ticket.is_inherited() {
+            // A callback forked, and this is the child: it has no part in its parent's queue.
+            ticket = Queue::join(waiter.path, waiter.lock);
+            head = None;
+            place = None;
+        }
+        let Some(left) = waiter.deadline.remaining() else {
+            // The line may not move, and the lock be free.
+            return Ok(match waiter.mechanism.try_acquire(waiter.path, Manners::Hasty)? {
+                Attempt::Acquired(guard) => Outcome::Acquired(guard),
+                Attempt::Contended(_) | Attempt::Interrupted => Outcome::TimedOut(file),
+            });
+        };
+        let due = next_question.min(next_look).min(next_tick);
+        let limit = left.min(due.saturating_duration_since(Instant::now()));
+        let (is_head, known) = ticket.look();
+        let place = place.take();
+        if !is_head {
+            // Who is no head any more must not keep its place before the one who is.
+            head = None;
+            ticket.sleep(known, limit);
+            next_tick = Instant::now() + tick;
+            continue;
+        }
+        let head = head.get_or_insert_with(|| Head::new(waiter, place));
+        let step = if now >= next_tick {
+            let step = head.tick()?;
+            // Who is next need not fear a line that does not move, only a file that was replaced.
+            next_tick = now + if head.is_next { LONGEST_TICK } else { tick };
+            step
+        } else {
+            head.wait(&ticket.queue, limit)?
+        };
+        match step {
+            Step::Return(guard) => return Ok(Outcome::Acquired(guard)),
+            // Cut short: a signal may have come, whose handler wants to run.
+            Step::Look if Instant::now() < now + limit => next_look = now,
+            Step::Look => {}
+            Step::Sleep => ticket.sleep(known, limit),
+        }
+    }
+}
