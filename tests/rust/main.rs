@@ -1,0 +1,29 @@
+//! The laws of the core: what must hold for whoever uses it, one module a topic.
+//!
+//! What is said of contenders is run between lock objects, between threads of one lock object and between
+//! processes (`exclusion`), and again with a lock that does not lock, where it must fail. Processes are
+//! this binary, executed again (`worker`, and `alone` for what concerns a whole process).
+
+mod alone;
+mod contender;
+mod exclusion;
+mod failures;
+mod holds;
+mod mechanisms;
+mod records;
+mod support;
+mod waits;
+mod worker;
+
+#[cfg(unix)]
+mod forking;
+#[cfg(unix)]
+mod forks;
+#[cfg(unix)]
+mod forks_under_load;
+#[cfg(unix)]
+mod kernel;
+#[cfg(unix)]
+mod kernel_files;
+#[cfg(unix)]
+mod paths;
