@@ -1,0 +1,83 @@
+//! Errors of the core as Python's: `Timeout`, `RuntimeError`, `OSError` with errno, strerror, filename.
+
+use std::ffi::OsStr;
+use std::io;
+
+use ferrolock::{Error, ErrorKind, FileId};
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+
+use crate::known::known;
+use crate::once::Once;
+
+/// The `Timeout` for `lock_file`, which tells about the contended file when it is asked for its text.
+pub(crate) fn timeout(py: Python<'_>, lock_file: &Bound<'_, PyAny>, contended: Option<FileId>) -> PyErr {
+    static TIMEOUT: Once = Once::new();
+    let build = || {
+        let class = || Ok(py.import("ferrolock._error")?.getattr("Timeout")?.unbind());
+        let timeout = TIMEOUT.get_or_make(py, class)?.bind(py).call1((lock_file,))?;
+        if let Some(file) = contended {
+            timeout.setattr("_is_held_here", ferrolock::is_held_here(file))?;
+            timeout.setattr("_contended", (file.device, file.inode))?;
+        }
+        Ok(PyErr::from_value(timeout))
+    };
+    build().unwrap_or_else(|error: PyErr| error)
+}
+
+/// Any error of the core about the lock object on `lock_file`.
+pub(crate) fn from_core(py: Python<'_>, lock_file: &Bound<'_, PyAny>, error: &Error) -> PyErr {
+    match error.kind() {
+        ErrorKind::TimedOut(file) => timeout(py, lock_file, file),
+        ErrorKind::Cancelled => timeout(py, lock_file, None),
+        ErrorKind::Deadlock => PyRuntimeError::new_err(format!(
+            "Deadlock: lock '{lock_file}' is already held by a different FileLock instance in this thread. Use \
+             is_singleton=True to enable reentrant locking across instances."
+        )),
+        ErrorKind::Reentered => PyRuntimeError::new_err(format!(
+            "lock '{lock_file}' was asked for by a signal handler or callback that runs while this thread waits \
+             for the same lock"
+        )),
+        ErrorKind::Interrupted | ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io | _ => {
+            os_error(py, error)
+        }
+    }
+}
+
+fn os_error(py: Python<'_>, error: &Error) -> PyErr {
+    let filename = error.path().as_os_str();
+    let Some(cause) = error.os_error() else {
+        let unsupported = io::Error::from(io::ErrorKind::Unsupported);
+        return explained(py, &unsupported, filename, error.explanation());
+    };
+    explained(py, cause, filename, error.explanation())
+}
+
+/// An `OSError` of the class that its errno asks for.
+pub(crate) fn from_io(py: Python<'_>, error: &io::Error, filename: &OsStr) -> PyErr {
+    explained(py, error, filename, None)
+}
+
+fn explained(py: Python<'_>, error: &io::Error, filename: &OsStr, explanation: Option<&str>) -> PyErr {
+    let build = || {
+        let code = match error.raw_os_error() {
+            Some(code) => code,
+            None => known(py)?.enotsup,
+        };
+        // On Windows the code is Win32's, and Python finds the errno that fits it.
+        let (errno, winerror) = if ferrolock::ERRORS_ARE_WIN32 { (0, Some(code)) } else { (code, None) };
+        let mut text: String = if ferrolock::ERRORS_ARE_WIN32 || error.raw_os_error().is_none() {
+            error.to_string()
+        } else {
+            known(py)?.strerror.bind(py).call1((errno,))?.extract()?
+        };
+        if let Some(explanation) = explanation {
+            text = format!("{text}: {explanation}");
+        }
+        Ok(match winerror {
+            Some(_) => PyOSError::new_err((errno, text, filename.to_owned(), winerror)),
+            None => PyOSError::new_err((errno, text, filename.to_owned())),
+        })
+    };
+    build().unwrap_or_else(|error: PyErr| error)
+}

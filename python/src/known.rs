@@ -1,0 +1,69 @@
+//! Python objects that every acquisition needs, looked up when the module is imported.
+//!
+//! Looking them up later would not do: the lock around a first look-up is copied by a fork of another thread at
+//! that moment, and the child would wait for it for ever. What is needed rarely goes without.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
+
+use crate::lock::NativeLock;
+
+pub(crate) struct Known {
+    /// `sys.modules`.
+    pub(crate) modules: Py<PyDict>,
+    /// A `threading.local` for the tokens of threads.
+    pub(crate) thread_tokens: Py<PyAny>,
+    /// `os.strerror`.
+    pub(crate) strerror: Py<PyAny>,
+    /// `errno.ENOTSUP`.
+    pub(crate) enotsup: i32,
+    /// The methods of [`NativeLock`], to tell an override from them.
+    pub(crate) native_acquire: Py<PyAny>,
+    pub(crate) native_release: Py<PyAny>,
+    pub(crate) names: Names,
+}
+
+/// Names that are looked up in other objects, interned.
+pub(crate) struct Names {
+    pub(crate) acquire: Py<PyString>,
+    pub(crate) release: Py<PyString>,
+    pub(crate) greenlet: Py<PyString>,
+    pub(crate) is_enabled_for: Py<PyString>,
+    pub(crate) logging: Py<PyString>,
+    pub(crate) settings: Py<PyString>,
+}
+
+static KNOWN: PyOnceLock<Known> = PyOnceLock::new();
+
+/// Looks everything up, once and for all.
+pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
+    let name = |text| PyString::intern(py, text).unbind();
+    let lock = py.get_type::<NativeLock>();
+    let known = Known {
+        modules: py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind(),
+        // What `threading.local` is before it is patched; `threading` itself takes long to import.
+        thread_tokens: py.import("_thread")?.call_method0("_local")?.unbind(),
+        strerror: py.import("os")?.getattr("strerror")?.unbind(),
+        enotsup: py.import("errno")?.getattr("ENOTSUP")?.extract()?,
+        native_acquire: lock.getattr("acquire")?.unbind(),
+        native_release: lock.getattr("release")?.unbind(),
+        names: Names {
+            acquire: name("acquire"),
+            release: name("release"),
+            greenlet: name("greenlet"),
+            is_enabled_for: name("isEnabledFor"),
+            logging: name("logging"),
+            settings: name("settings"),
+        },
+    };
+    // A second import, in a subinterpreter say, finds the same.
+    let _first_stays = KNOWN.set(py, known);
+    Ok(())
+}
+
+/// What was looked up at the import.
+pub(crate) fn known(py: Python<'_>) -> PyResult<&Known> {
+    KNOWN.get(py).ok_or_else(|| PyRuntimeError::new_err("the module was not initialized"))
+}

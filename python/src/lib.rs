@@ -1,0 +1,69 @@
+//! The binding: convert, detach from the interpreter, call the core, map the error.
+//!
+//! Locking logic is in the crate `ferrolock`; classes with docstrings and Python's own rules (singletons,
+//! options of subclasses, decorators) are in the Python package. No Python code runs while a mutex of the
+//! core is held.
+
+mod caller;
+mod errors;
+mod known;
+mod lock;
+mod logging;
+mod once;
+mod options;
+mod proxy;
+mod settings;
+mod watch;
+
+use pyo3::prelude::*;
+
+/// The process that may hold the lock on the file `inode` of `device`, where that can be known.
+#[pyfunction]
+fn possible_holder(py: Python<'_>, device: u64, inode: u64) -> Option<u32> {
+    py.detach(|| ferrolock::possible_holder(ferrolock::FileId { device, inode }))
+}
+
+/// The path with the links of its folder followed, but not one at its end.
+#[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "Python's str is converted, so the path is ours")]
+fn canonical_path(py: Python<'_>, path: std::path::PathBuf) -> PyResult<std::ffi::OsString> {
+    let canonical = py.detach(|| ferrolock::path::canonical(&path));
+    canonical.map(Into::into).map_err(|error| errors::from_io(py, &error, path.as_os_str()))
+}
+
+/// The native half of the package `ferrolock`: not an interface of its own.
+#[pymodule(gil_used = false)]
+mod _native {
+    use pyo3::prelude::*;
+
+    use super::caller::{GreenletName, ThreadToken};
+    use super::settings::Settings;
+
+    #[pymodule_export]
+    use super::lock::NativeLock;
+    #[pymodule_export]
+    use super::options::{check_lifetime, check_options};
+    #[pymodule_export]
+    use super::proxy::AcquireReturnProxy;
+    #[pymodule_export]
+    use super::{canonical_path, possible_holder};
+
+    /// The lock call of this platform: `"flock"`, `"LockFileEx"` or `"none"`.
+    #[pymodule_export]
+    const MECHANISM: &str = ferrolock::MECHANISM;
+
+    /// The version of the package.
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "Python's name for it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Has forks noticed, makes the types that are first needed in the middle of an acquisition, and looks up
+    /// the objects: later, another thread may fork at that very moment.
+    #[pymodule_init]
+    fn prepare(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        ferrolock::watch_forks();
+        let _types = (py.get_type::<ThreadToken>(), py.get_type::<GreenletName>(), py.get_type::<Settings>());
+        crate::known::look_up(py)
+    }
+}

@@ -1,0 +1,462 @@
+//! The native base class of all file locks.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ferrolock::mechanism::KernelLock;
+use ferrolock::{ErrorKind, Lock, Patience, Released, Scope};
+use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+
+use crate::caller::{Caller, caller};
+use crate::errors;
+use crate::known::known;
+use crate::logging;
+use crate::options;
+use crate::proxy::AcquireReturnProxy;
+use crate::settings::{Settings, SettingsCell};
+use crate::watch::{Needs, PythonWatch};
+
+/// The fast half of `BaseFileLock`: everything that touches the core.
+///
+/// It is constructed empty and filled by `_configure`, which `BaseFileLock.__init__` calls: a subclass may
+/// rewrite the arguments on their way there.
+#[pyclass(subclass, frozen, module = "ferrolock._native")]
+pub(crate) struct NativeLock {
+    configured: OnceLock<Configured>,
+    /// `acquire` or `release` was set on the object itself.
+    has_own_methods: AtomicBool,
+    /// The finalizer runs. Somebody may still get hold of the object then, through a weak reference; what he
+    /// acquired would be released under him.
+    is_finalizing: AtomicBool,
+}
+
+struct Configured {
+    lock: Lock,
+    lock_file: Py<PyAny>,
+    path: Result<PathBuf, UnusablePath>,
+    mode: Option<u32>,
+    settings: SettingsCell,
+    thread_local: Py<PyAny>,
+    /// As it was passed; False where nothing was.
+    is_singleton: Option<Py<PyAny>>,
+}
+
+/// A path that construction takes, as filelock does, and that no acquisition can use.
+#[derive(Debug, Clone, Copy)]
+enum UnusablePath {
+    Bytes,
+    HasNul,
+}
+
+impl UnusablePath {
+    fn error(self) -> PyErr {
+        match self {
+            Self::Bytes => PyTypeError::new_err("lock_file must be a str or os.PathLike of str, not bytes"),
+            Self::HasNul => PyValueError::new_err("embedded null byte in lock_file"),
+        }
+    }
+}
+
+/// The path as `os.fspath` gives it: a str, or bytes.
+fn fspath<'py>(lock_file: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if lock_file.is_exact_instance_of::<PyString>() {
+        return Ok(lock_file.clone());
+    }
+    lock_file.py().import("os")?.call_method1("fspath", (lock_file,))
+}
+
+/// What the operating system will be given for `lock_file`.
+fn usable_path(lock_file: &Bound<'_, PyAny>) -> PyResult<Result<PathBuf, UnusablePath>> {
+    if lock_file.is_instance_of::<PyBytes>() {
+        return Ok(Err(UnusablePath::Bytes));
+    }
+    let path = match lock_file.cast::<PyString>().map(|text| text.to_str()) {
+        // The same bytes in every file system encoding; anything else takes the way through Python's.
+        Ok(Ok(text)) if text.is_ascii() => PathBuf::from(text),
+        _ => PathBuf::from(lock_file.extract::<OsString>()?),
+    };
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Ok(Err(UnusablePath::HasNul));
+    }
+    Ok(Ok(path))
+}
+
+impl NativeLock {
+    fn configured(&self) -> PyResult<&Configured> {
+        self.configured.get().ok_or_else(|| {
+            PyRuntimeError::new_err("the lock is not initialized: __init__ of its base class was not called")
+        })
+    }
+
+    /// What `acquire` does, without the object that it returns.
+    fn acquire_for(
+        slf: &Bound<'_, Self>,
+        caller: &Caller,
+        settings: Settings,
+        cancel_check: Option<&Py<PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get().configured()?;
+        if slf.get().is_finalizing.load(Ordering::SeqCst) {
+            return Err(PyRuntimeError::new_err("the lock object is being finalized"));
+        }
+        let timeout = options::patience(settings.timeout_seconds, settings.blocking)?;
+        let log = logging::log(slf.as_any(), &this.lock_file)?;
+        if !this.lock.nest(caller.owner) {
+            let path = this.path.as_deref().map_err(|unusable| unusable.error())?;
+            if let Some(log) = &log {
+                log.debug("Attempting to acquire lock %s on %s")?;
+            }
+            let poll_interval = std::time::Duration::from_secs_f64(settings.poll_interval_seconds);
+            let patience = Patience { timeout, poll_interval };
+            let acquired = this.acquire_detached(slf, caller, path, patience, cancel_check);
+            if let Err(error) = acquired {
+                if let (Some(log), Failure::Core(error)) = (&log, &error) {
+                    if matches!(error.kind(), ErrorKind::TimedOut(_)) {
+                        log.debug(if settings.blocking {
+                            "Timeout on acquiring lock %s on %s"
+                        } else {
+                            "Failed to immediately acquire lock %s on %s"
+                        })?;
+                    }
+                }
+                return Err(error.into_py(py, this.lock_file.bind(py)));
+            }
+        }
+        if let Some(log) = &log {
+            if let Err(error) = log.debug("Lock %s acquired on %s") {
+                // The caller sees an exception, so it must not have the lock.
+                this.release_detached(py, caller, false)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `slf` has the native method `name`, and not one of a subclass or of the object itself.
+    fn is_native(&self, slf: &Bound<'_, Self>, name: &Py<PyString>, native: &Py<PyAny>) -> PyResult<bool> {
+        Ok(!self.has_own_methods.load(Ordering::Relaxed) && slf.get_type().getattr(name)?.is(native))
+    }
+
+    /// Calls `release()` as the object's class has it: a subclass may have its own.
+    pub(crate) fn release_as_overridden(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let known = known(slf.py())?;
+        if slf.get().is_native(slf, &known.names.release, &known.native_release)? {
+            return Self::release(slf, false);
+        }
+        slf.call_method0(&known.names.release).map(drop)
+    }
+}
+
+/// Why an acquisition came to nothing.
+enum Failure {
+    Core(ferrolock::Error),
+    /// A signal handler, `cancel_check` or a logging handler raised.
+    Python(PyErr),
+}
+
+impl Failure {
+    fn into_py(self, py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
+        match self {
+            Self::Core(error) => errors::from_core(py, lock_file, &error),
+            Self::Python(error) => error,
+        }
+    }
+}
+
+impl Configured {
+    fn acquire_detached(
+        &self,
+        object: &Bound<'_, NativeLock>,
+        caller: &Caller,
+        path: &Path,
+        patience: Patience,
+        cancel_check: Option<&Py<PyAny>>,
+    ) -> Result<(), Failure> {
+        let lock = object.as_any().as_unbound();
+        let mut watch = PythonWatch {
+            caller,
+            lock,
+            lock_file: &self.lock_file,
+            cancel_check,
+            needs: Needs::default(),
+            error: None,
+        };
+        let mut acquire = || self.lock.acquire(caller.owner, path, patience, &mut watch);
+        let acquired = match caller.hub_sleep {
+            // While this greenlet sleeps, others run on this very stack of attachments.
+            Some(_) => acquire(),
+            None => object.py().detach(acquire),
+        };
+        match (acquired, watch.error) {
+            (Err(_), Some(error)) => Err(Failure::Python(error)),
+            (acquired, _) => acquired.map_err(Failure::Core),
+        }
+    }
+
+    fn release_detached(&self, py: Python<'_>, caller: &Caller, force: bool) -> PyResult<Released> {
+        let released = py.detach(|| self.lock.release(caller.owner, force));
+        released.map_err(|error| errors::from_core(py, self.lock_file.bind(py), &error))
+    }
+}
+
+#[pymethods]
+impl NativeLock {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            configured: OnceLock::new(),
+            has_own_methods: AtomicBool::new(false),
+            is_finalizing: AtomicBool::new(false),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
+    #[pyo3(signature = (lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None))]
+    fn _configure(
+        &self,
+        lock_file: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+        mode: &Bound<'_, PyAny>,
+        thread_local: &Bound<'_, PyAny>,
+        blocking: Option<&Bound<'_, PyAny>>,
+        is_singleton: Option<&Bound<'_, PyAny>>,
+        poll_interval: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let poll_interval_seconds =
+            poll_interval.map_or(Ok(options::DEFAULT_POLL_INTERVAL_SECONDS), options::poll_interval)?;
+        let settings = Settings {
+            poll_interval_seconds,
+            blocking: blocking.map_or(Ok(true), options::blocking)?,
+            timeout_seconds: options::timeout(timeout)?,
+        };
+        let mode = options::mode(mode)?;
+        let lock_file = &fspath(lock_file)?;
+        let is_thread_local = thread_local.is_truthy()?;
+        let scope = if is_thread_local { Scope::PerOwner } else { Scope::Shared };
+        let configured = Configured {
+            lock: Lock::new(Box::new(KernelLock::new(mode)), scope),
+            lock_file: lock_file.clone().unbind(),
+            path: usable_path(lock_file)?,
+            mode,
+            settings: SettingsCell::new(settings, is_thread_local),
+            thread_local: thread_local.clone().unbind(),
+            is_singleton: is_singleton.map(|value| value.clone().unbind()),
+        };
+        self.configured
+            .set(configured)
+            .map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
+    }
+
+    /// Acquires the lock, or counts one level more if this thread holds it.
+    ///
+    /// Waits for `timeout` seconds (0: one attempt, negative: no limit, None: the lock's own), asking
+    /// `cancel_check` every `poll_interval` seconds; `blocking=False` makes one attempt. Returns an object that
+    /// releases the lock at the end of a `with`. Raises `Timeout`, `RuntimeError` for a wait that would never end,
+    /// or `OSError`.
+    #[pyo3(signature = (timeout=None, poll_interval=None, *, poll_intervall=None, blocking=None, cancel_check=None))]
+    fn acquire(
+        slf: &Bound<'_, Self>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        poll_interval: Option<&Bound<'_, PyAny>>,
+        poll_intervall: Option<&Bound<'_, PyAny>>,
+        blocking: Option<&Bound<'_, PyAny>>,
+        cancel_check: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<AcquireReturnProxy> {
+        let py = slf.py();
+        let mut settings = slf.get().configured()?.settings.get(py);
+        let mut poll_interval = poll_interval;
+        if let Some(misspelt) = poll_intervall {
+            let warning = py.get_type::<pyo3::exceptions::PyDeprecationWarning>();
+            PyErr::warn(py, &warning, c"use poll_interval instead of poll_intervall", 1)?;
+            poll_interval = Some(misspelt);
+        }
+        if let Some(value) = blocking {
+            settings.blocking = options::blocking(value)?;
+        }
+        if let Some(value) = timeout {
+            settings.timeout_seconds = options::timeout(value)?;
+        }
+        if let Some(value) = poll_interval {
+            settings.poll_interval_seconds = options::poll_interval(value)?;
+        }
+        Self::acquire_for(slf, &caller(py)?, settings, cancel_check.map(Bound::as_unbound))?;
+        Ok(AcquireReturnProxy::new(slf.clone().into_any().unbind()))
+    }
+
+    /// Releases one level of this thread's hold, or with `force` all; the last one gives the lock back.
+    ///
+    /// Does nothing if unheld. With `force`, holds of threads that have exited are released as well.
+    #[pyo3(signature = (force=false))]
+    fn release(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get().configured()?;
+        let caller = caller(py)?;
+        if !force && this.lock.unnest(caller.owner) {
+            return Ok(());
+        }
+        // An interrupt or a handler may raise while the log is told: the lock is released all the same.
+        let log = match this.lock.depth(caller.owner) {
+            0 => Ok(None),
+            _ => logging::log(slf.as_any(), &this.lock_file),
+        };
+        let told = match &log {
+            Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
+            _ => Ok(()),
+        };
+        let released = this.release_detached(py, &caller, force)?;
+        told?;
+        match (log?, released) {
+            (Some(log), Released::Unlocked) => log.debug("Lock %s released on %s"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Acquires the lock as `acquire()` does.
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        let py = slf.py();
+        let known = known(py)?;
+        if slf.get().is_native(slf, &known.names.acquire, &known.native_acquire)? {
+            let settings = slf.get().configured()?.settings.get(py);
+            Self::acquire_for(slf, &caller(py)?, settings, None)?;
+        } else {
+            slf.call_method0(&known.names.acquire)?;
+        }
+        Ok(slf.clone())
+    }
+
+    /// Releases one level; an exception of the body goes on.
+    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
+    fn __exit__(
+        slf: &Bound<'_, Self>,
+        exc_type: &Bound<'_, PyAny>,
+        exc_value: &Bound<'_, PyAny>,
+        traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let _ = (exc_type, exc_value, traceback);
+        Self::release_as_overridden(slf)
+    }
+
+    /// Whether anybody, in whatever thread, holds this lock object.
+    fn _is_held_by_anyone(&self) -> bool {
+        self.configured.get().is_some_and(|configured| configured.lock.is_held_by_anyone())
+    }
+
+    /// The finalizer: releases the holds of all threads, for nobody else can any more.
+    ///
+    /// It goes through a subclass's `release`. Errors have nobody to go to.
+    fn _finalize(slf: &Bound<'_, Self>) {
+        let this = slf.get();
+        let Some(configured) = this.configured.get() else { return };
+        if !configured.lock.is_held_by_anyone() {
+            return;
+        }
+        this.is_finalizing.store(true, Ordering::SeqCst);
+        let py = slf.py();
+        let kwargs = PyDict::new(py);
+        let _released =
+            kwargs.set_item("force", true).and_then(|()| slf.call_method("release", (), Some(&kwargs)));
+        let _rest = py.detach(|| configured.lock.release_all());
+        this.is_finalizing.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the lock object is still there to be given to somebody.
+    fn _is_finalizing(&self) -> bool {
+        self.is_finalizing.load(Ordering::SeqCst)
+    }
+
+    /// Whether anybody holds this lock object on the file that is at `path` now.
+    #[expect(clippy::needless_pass_by_value, reason = "Python's str is converted, so the path is ours")]
+    fn _is_held_at(&self, py: Python<'_>, path: PathBuf) -> bool {
+        py.detach(|| self.configured.get().is_some_and(|configured| configured.lock.is_held_at(&path)))
+    }
+
+    /// Has `with` and the proxy use methods that are set on the object itself.
+    fn _note_own_methods(&self) {
+        self.has_own_methods.store(true, Ordering::Relaxed);
+    }
+
+    /// The path of the lock file, as it was given.
+    #[getter]
+    fn lock_file(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self.configured()?.lock_file.clone_ref(py))
+    }
+
+    /// Whether this thread holds the lock.
+    #[getter]
+    fn is_locked(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.lock_counter(py)? > 0)
+    }
+
+    /// How many levels of the hold are left to release; 0 is unheld.
+    #[getter]
+    fn lock_counter(&self, py: Python<'_>) -> PyResult<u32> {
+        Ok(self.configured()?.lock.depth(caller(py)?.owner))
+    }
+
+    /// Whether there is one lock object for each path and class.
+    #[getter]
+    fn is_singleton(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let passed = self.configured()?.is_singleton.as_ref();
+        passed.map_or_else(|| false.into_py_any(py), |value| Ok(value.clone_ref(py)))
+    }
+
+    /// Whether each thread has a hold and a count of its own.
+    fn is_thread_local(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self.configured()?.thread_local.clone_ref(py))
+    }
+
+    /// The permission bits of a lock file that has to be created; 0o644 where none were given.
+    #[getter]
+    fn mode(&self) -> PyResult<u32> {
+        Ok(self.configured()?.mode.unwrap_or(0o644))
+    }
+
+    /// Whether a mode was given: then it is set exactly, whatever the umask.
+    #[getter]
+    fn has_explicit_mode(&self) -> PyResult<bool> {
+        Ok(self.configured()?.mode.is_some())
+    }
+
+    #[getter(_timeout)]
+    fn get_timeout(&self, py: Python<'_>) -> PyResult<f64> {
+        Ok(self.configured()?.settings.get(py).timeout_seconds)
+    }
+
+    #[setter(_timeout)]
+    fn set_timeout(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let settings = &self.configured()?.settings;
+        settings.set(py, Settings { timeout_seconds: options::timeout(value)?, ..settings.get(py) })
+    }
+
+    /// Whether `acquire` waits.
+    #[getter]
+    fn get_blocking(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.configured()?.settings.get(py).blocking)
+    }
+
+    #[setter]
+    fn set_blocking(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let settings = &self.configured()?.settings;
+        settings.set(py, Settings { blocking: options::blocking(value)?, ..settings.get(py) })
+    }
+
+    /// Seconds between two questions of `cancel_check`, and the longest pause of a waiter that polls.
+    #[getter]
+    fn get_poll_interval(&self, py: Python<'_>) -> PyResult<f64> {
+        Ok(self.configured()?.settings.get(py).poll_interval_seconds)
+    }
+
+    #[setter]
+    fn set_poll_interval(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let settings = &self.configured()?.settings;
+        let poll_interval_seconds = options::poll_interval(value)?;
+        settings.set(py, Settings { poll_interval_seconds, ..settings.get(py) })
+    }
+}

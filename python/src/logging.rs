@@ -1,0 +1,56 @@
+//! The messages of the logger "filelock", as filelock words them.
+
+use pyo3::prelude::*;
+
+use crate::known::known;
+use crate::once::Once;
+
+const DEBUG: u8 = 10;
+
+/// The logger, if it wants to hear about what happens to one lock object.
+///
+/// It is asked once for each acquisition and each release: that is half of what a nested `with` costs.
+pub(crate) struct Log<'py> {
+    logger: Bound<'py, PyAny>,
+    lock: usize,
+    lock_file: Bound<'py, PyAny>,
+}
+
+/// The log for `lock`, or `None` where nobody listens.
+///
+/// A program that never imported `logging` has set no level either; it is not imported for its sake.
+pub(crate) fn log<'py>(lock: &Bound<'py, PyAny>, lock_file: &Py<PyAny>) -> PyResult<Option<Log<'py>>> {
+    static LOGGER: Once = Once::new();
+    let py = lock.py();
+    let known = known(py)?;
+    if LOGGER.get(py).is_none() {
+        let Some(logging) = known.modules.bind(py).get_item(&known.names.logging)? else { return Ok(None) };
+        // Another thread may be in the middle of importing it.
+        let Ok(get_logger) = logging.getattr("getLogger") else { return Ok(None) };
+        LOGGER.get_or_make(py, || get_logger.call1(("filelock",)).map(Bound::unbind))?;
+    }
+    let Some(logger) = LOGGER.get(py) else { return Ok(None) };
+    let logger = logger.bind(py);
+    if !logger.call_method1(&known.names.is_enabled_for, (DEBUG,))?.is_truthy()? {
+        return Ok(None);
+    }
+    Ok(Some(Log {
+        logger: logger.clone(),
+        lock: lock.as_ptr() as usize,
+        lock_file: lock_file.bind(py).clone(),
+    }))
+}
+
+impl Log<'_> {
+    /// Logs `message`, which has a place for the lock's id and one for its path.
+    pub(crate) fn debug(&self, message: &str) -> PyResult<()> {
+        let arguments = (message, self.lock, &self.lock_file);
+        self.logger.call_method1("debug", arguments).map(drop)
+    }
+
+    pub(crate) fn waiting(&self, seconds: f64) -> PyResult<()> {
+        let message = "Lock %s not acquired on %s, waiting %s seconds ...";
+        let arguments = (message, self.lock, &self.lock_file, seconds);
+        self.logger.call_method1("debug", arguments).map(drop)
+    }
+}

@@ -1,0 +1,129 @@
+//! What a waiting acquisition asks of Python: signals, `cancel_check`, the log.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use ferrolock::{Stop, Watch};
+use pyo3::prelude::*;
+
+use crate::caller::Caller;
+use crate::known::known;
+use crate::logging;
+
+/// The longest pause in which no signal handler runs.
+const SIGNALS: Duration = Duration::from_millis(50);
+
+/// How often a wait in the kernel looks for signals. One that comes to this very thread ends the wait at once; it
+/// is for those that come to another, or just before the wait begins.
+const LOOKS: Duration = Duration::from_millis(80);
+
+/// As good as never: a wait is over by then, or looks up for another reason.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// The Python side of one acquisition. It runs detached from the interpreter, except for a greenlet, and
+/// attaches for each question.
+pub(crate) struct PythonWatch<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) lock: &'a Py<PyAny>,
+    pub(crate) lock_file: &'a Py<PyAny>,
+    pub(crate) cancel_check: Option<&'a Py<PyAny>>,
+    /// What the first question brought to light about the rest of the wait.
+    pub(crate) needs: Needs,
+    /// Why the wait was interrupted.
+    pub(crate) error: Option<PyErr>,
+}
+
+/// What a wait has to be interrupted for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needs {
+    signals: bool,
+    questions: bool,
+}
+
+impl Default for Needs {
+    /// All, as long as nothing is known.
+    fn default() -> Self {
+        Self { signals: true, questions: true }
+    }
+}
+
+/// Whether this is the thread on which Python runs signal handlers.
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let Some(threading) = known(py)?.modules.bind(py).get_item("threading")? else { return Ok(true) };
+    let main = threading.call_method0("main_thread")?.getattr("ident")?;
+    main.eq(threading.call_method0("get_ident")?)
+}
+
+impl PythonWatch<'_> {
+    fn run(&mut self, ask: impl FnOnce(Python<'_>, &mut Self) -> PyResult<bool>) -> ControlFlow<Stop> {
+        match Python::try_attach(|py| ask(py, self)) {
+            // None: the interpreter is shutting down. Nothing can be asked any more, so the wait takes its time.
+            Some(Ok(false)) | None => ControlFlow::Continue(()),
+            Some(Ok(true)) => ControlFlow::Break(Stop::Cancelled),
+            Some(Err(error)) => {
+                self.error = Some(error);
+                ControlFlow::Break(Stop::Interrupted)
+            }
+        }
+    }
+}
+
+impl Watch for PythonWatch<'_> {
+    fn may_block(&self) -> bool {
+        self.caller.hub_sleep.is_none()
+    }
+
+    /// Python runs signal handlers on the main thread only.
+    fn look_every(&self) -> Duration {
+        if self.needs.signals { LOOKS } else { NEVER }
+    }
+
+    fn has_questions(&self) -> bool {
+        self.needs.questions
+    }
+
+    fn contended(&mut self, pause: Duration) -> ControlFlow<Stop> {
+        self.run(|py, watch| {
+            let log = || logging::log(watch.lock.bind(py), watch.lock_file);
+            watch.needs = Needs {
+                signals: is_main_thread(py)?,
+                questions: watch.cancel_check.is_some() || log()?.is_some(),
+            };
+            if let Some(cancel_check) = watch.cancel_check {
+                if cancel_check.bind(py).call0()?.is_truthy()? {
+                    if let Some(log) = log()? {
+                        log.debug("Cancellation requested for lock %s on %s")?;
+                    }
+                    return Ok(true);
+                }
+            }
+            if !pause.is_zero() {
+                if let Some(log) = log()? {
+                    log.waiting(pause.as_secs_f64())?;
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
+        if self.caller.hub_sleep.is_some() {
+            return self.run(|py, watch| {
+                if let Some(sleep) = &watch.caller.hub_sleep {
+                    sleep.call1(py, (pause.as_secs_f64(),))?;
+                }
+                py.check_signals().map(|()| false)
+            });
+        }
+        let mut left = pause;
+        loop {
+            let slice = left.min(SIGNALS);
+            ferrolock::wait::sleep(slice);
+            self.run(|py, _| py.check_signals().map(|()| false))?;
+            left -= slice;
+            if left.is_zero() {
+                return ControlFlow::Continue(());
+            }
+        }
+    }
+}
