@@ -1,0 +1,254 @@
+"""``BaseFileLock``: what all file locks have in common."""
+
+from __future__ import annotations
+
+import os
+from abc import ABCMeta, abstractmethod
+
+from ._native import AcquireReturnProxy, NativeLock, check_lifetime, check_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+_new: Callable[[Any], Any] = NativeLock.__new__
+
+_base_init: Callable[..., None] | None = None
+"""``BaseFileLock.__init__``, from when there is one."""
+
+_DEFAULTS = {
+    "timeout": -1,
+    "mode": -1,
+    "thread_local": True,
+    "blocking": True,
+    "is_singleton": False,
+    "poll_interval": 0.05,
+    "lifetime": None,
+}
+
+
+class FileLockMeta(ABCMeta):
+    """Checks the options before a lock exists, and knows which of them a subclass takes."""
+
+    _is_plain: bool
+    """Whether locks of this class are made as their base class makes them; None of its own changes that."""
+
+    def __init__(cls, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        cls._note_construction()
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in {"__init__", "__new__"}:
+            cls._note_construction()
+
+    def _note_construction(cls) -> None:
+        is_made_as_base = getattr(cls, "__init__", None) is _base_init and getattr(cls, "__new__", None) is _new
+        cls._is_plain = is_made_as_base and not cls.__abstractmethods__
+        every_class: Any = cls
+        for subclass in type.__subclasses__(every_class):
+            subclass._note_construction()
+
+    def __call__(
+        cls,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = -1,
+        thread_local: bool = True,  # noqa: FBT001, FBT002 - filelock's signature
+        **options: Any,  # not named one by one: looking up their defaults costs each construction a tenth
+    ) -> Any:
+        if cls._is_plain and not options:
+            lock = _new(cls)
+            lock._configure(lock_file, timeout, mode, thread_local)
+            return lock
+        given = {"timeout": timeout, "mode": mode, "thread_local": thread_local, **options}
+        return cls._construct(lock_file, {**_DEFAULTS, **given})
+
+    def _construct(cls, lock_file: str | os.PathLike[str], options: dict[str, Any]) -> Any:
+        """The way of singletons, of subclasses with an ``__init__`` of their own, and of wrong options."""
+        if cls.__abstractmethods__:
+            names = ", ".join(sorted(cls.__abstractmethods__))
+            msg = f"Can't instantiate abstract class {cls.__name__} with abstract methods {names}"
+            raise TypeError(msg)
+        lifetime = options["lifetime"]
+        check_options(lifetime, options["poll_interval"], options["blocking"], options["timeout"], options["mode"])
+        if lifetime is not None:
+            options["lifetime"] = cls._admit_lifetime(lifetime, stacklevel=3)
+        arguments = cls._accepted(options)
+
+        def construct() -> BaseFileLock:
+            lock: BaseFileLock = super(FileLockMeta, cls).__call__(lock_file, **arguments)
+            return lock
+
+        if not options.pop("is_singleton"):
+            return construct()
+        from ._singleton import get_or_construct
+
+        return get_or_construct(cls, os.fspath(lock_file), options, construct)
+
+    def _accepted(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """
+        Of all options, the arguments for ``cls.__init__``: a subclass may take a few of them only.
+
+        :raises TypeError: for one that it does not take, unless it has its default value
+        """
+        from ._parameters import parameters_of
+
+        parameters = parameters_of(cls.__init__)  # type: ignore[misc]
+        if parameters is None:
+            return dict(options)
+        unknown = [
+            name
+            for name, value in options.items()
+            if name not in parameters and (name not in _DEFAULTS or value != _DEFAULTS[name])
+        ]
+        if unknown:
+            msg = f"{cls.__name__} does not support non-default lock options: {', '.join(sorted(unknown))}"
+            raise TypeError(msg)
+        return {name: value for name, value in options.items() if name in parameters}
+
+    def _admit_lifetime(cls, lifetime: float, stacklevel: int) -> float | None:  # noqa: ARG002 - a marker's class reads it
+        """The lifetime that locks of this class can honour; a kernel lock has none."""
+        import warnings
+
+        msg = f"lifetime is ignored for {cls.__name__}: the operating system holds the lock for as long as its holder"
+        warnings.warn(msg, UserWarning, stacklevel=stacklevel + 1)
+        return None
+
+
+class BaseFileLock(NativeLock, metaclass=FileLockMeta):
+    """
+    Abstract base of the file locks.
+
+    A lock is a context manager and a decorator. It is reentrant: who holds it can acquire it again, and
+    releases it as often. Each thread has a hold and a count of its own, unless ``thread_local=False``.
+    """
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = -1,
+        thread_local: bool = True,  # noqa: FBT001, FBT002 - filelock's signature
+        *,
+        blocking: bool = True,
+        is_singleton: bool = False,
+        poll_interval: float = 0.05,
+        lifetime: float | None = None,
+    ) -> None:
+        """
+        Touch no file; that is for :meth:`acquire`.
+
+        :param lock_file: path of the lock file
+        :param timeout: seconds to wait in :meth:`acquire`; negative or infinite is no limit
+        :param mode: permission bits of a lock file that has to be created; -1 leaves them to the umask
+        :param thread_local: give each thread a hold of its own, rather than all of them one
+        :param blocking: wait at all in :meth:`acquire`
+        :param is_singleton: give the living lock of this class on the same path, if there is one
+        :param poll_interval: seconds between two questions of ``cancel_check``, and the longest pause
+            between two attempts where waiting has to poll
+        :param lifetime: seconds after which a marker counts as abandoned; ignored by kernel locks
+        :raises TypeError, ValueError: for an option of the wrong kind or out of range
+        """
+        if lifetime is not None:
+            check_lifetime(lifetime)
+            type(self)._admit_lifetime(lifetime, stacklevel=2)
+        self._configure(lock_file, timeout, mode, thread_local, blocking, is_singleton, poll_interval)
+
+    _singleton_options: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def _mechanism(self) -> str:
+        """The way in which the lock is represented on disk."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to wait in :meth:`acquire`; negative or infinite is no limit."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, value: float | str | bytes | bytearray) -> None:
+        if isinstance(value, (str, bytes, bytearray)):
+            import warnings
+
+            msg = f"a timeout of type {type(value).__name__} is deprecated, use a number of seconds"
+            warnings.warn(msg, DeprecationWarning, stacklevel=3)
+            value = float(value)
+        self._timeout = value
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds after which a marker counts as abandoned; always None for a kernel lock."""
+        return None
+
+    @lifetime.setter
+    def lifetime(self, value: float | None) -> None:
+        check_lifetime(value)
+        if value is not None:
+            type(self)._admit_lifetime(value, stacklevel=3)
+
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each call runs with the lock held."""
+        from functools import wraps
+
+        @wraps(func)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return func(*args, **kwargs)
+
+        return locked
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in {"acquire", "release"}:
+            self._note_own_methods()
+        super().__setattr__(name, value)
+
+    __del__ = NativeLock._finalize  # not a function of Python's: it would cost each construction a sixth more
+
+    def __repr__(self) -> str:
+        state = "held" if self._is_held_by_anyone() else "unheld"
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self.lock_file!r} {state} at {id(self):#x}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as settings: what comes out is unheld."""
+        return _unpickle, (type(self), self.lock_file, self._settings()), self.__dict__ or None
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "timeout": self.timeout,
+            "mode": self.mode if self.has_explicit_mode else -1,
+            "thread_local": self.is_thread_local(),
+            "blocking": self.blocking,
+            "is_singleton": self.is_singleton,
+            "poll_interval": self.poll_interval,
+        }
+
+
+_base_init = BaseFileLock.__init__
+
+# What `inspect.signature` shows for the classes.
+FileLockMeta.__call__.__wrapped__ = BaseFileLock.__init__  # type: ignore[attr-defined]
+
+
+def _unpickle(cls: FileLockMeta, lock_file: str, settings: dict[str, Any]) -> Any:
+    """Make a lock without the ``__init__`` of a subclass, whose arguments nobody recorded."""
+
+    def construct() -> BaseFileLock:
+        lock: BaseFileLock = _new(cls)
+        BaseFileLock.__init__(lock, lock_file, **settings)
+        return lock
+
+    if not settings["is_singleton"]:
+        return construct()
+    from ._singleton import get_or_construct
+
+    options = {name: value for name, value in settings.items() if name != "is_singleton"}
+    return get_or_construct(cls, lock_file, {**options, "lifetime": None}, construct)
+
+
+__all__ = ["AcquireReturnProxy", "BaseFileLock"]

@@ -1,0 +1,77 @@
+"""The exceptions."""
+
+from __future__ import annotations
+
+import os
+
+from . import _native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Timeout(TimeoutError):  # noqa: N818 - filelock's name
+    """The lock was held by others until the timeout was over, or the wait was cancelled."""
+
+    _contended: tuple[int, int] | None = None
+    """Device and inode of the file that somebody else had locked."""
+
+    _is_held_here = False
+    """Whether it was this process that had it locked."""
+
+    def __init__(self, lock_file: str | os.PathLike[str], holder: str | None = None) -> None:
+        """
+        Tell which lock it was.
+
+        :param lock_file: the path of the lock, as it was given
+        :param holder: who holds it, where the lock itself says so
+        """
+        super().__init__()
+        self._lock_file = lock_file
+        self._holder = holder
+        self._hint: str | None = None
+
+    @property
+    def lock_file(self) -> str | os.PathLike[str]:
+        """The path of the lock, as it was given."""
+        return self._lock_file
+
+    @property
+    def _whose(self) -> str:
+        """Who may have it: asked once, when somebody reads it, for the kernel can take milliseconds."""
+        if self._hint is None:
+            self._hint = self._find_holder()
+        return self._hint
+
+    def _find_holder(self) -> str:
+        if self._holder is not None:
+            return f" It is held by {self._holder}, which this host cannot probe."
+        if self._is_held_here:
+            return " It is held by this process."
+        if self._contended is None:
+            return ""
+        pid = _native.possible_holder(*self._contended)
+        return "" if pid is None else f" It may be held by process {pid}{_command(pid)}."
+
+    def __str__(self) -> str:
+        return f"The file lock '{os.fspath(self._lock_file)}' could not be acquired.{self._whose}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._lock_file!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take along who had it here and now: elsewhere the question means nothing."""
+        self._hint = self._whose
+        return type(self), (self._lock_file,), self.__dict__
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return f" ({comm.read().strip()})"
+    except OSError:
+        return ""
+
+
+__all__ = ["Timeout"]

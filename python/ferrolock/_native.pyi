@@ -1,0 +1,166 @@
+"""The native half of the package: not an interface of its own."""
+
+import os
+from collections.abc import Callable
+from types import GenericAlias, TracebackType
+from typing import Any, Final, Generic, TypeVar, final
+
+from typing_extensions import Self, disjoint_base
+
+_L_co = TypeVar("_L_co", covariant=True, default=Any)
+
+__all__ = [
+    "MECHANISM",
+    "AcquireReturnProxy",
+    "NativeLock",
+    "__version__",
+    "canonical_path",
+    "check_lifetime",
+    "check_options",
+    "possible_holder",
+]
+
+MECHANISM: Final[str]
+"""The lock call of this platform: "flock", "LockFileEx" or "none"."""
+
+__version__: Final[str]
+"""The version of the package."""
+
+@final
+class AcquireReturnProxy(Generic[_L_co]):
+    """
+    The result of ``acquire``: leaves the lock when a ``with`` on it ends, and does not acquire again.
+
+    Dropping it does not release.
+    """
+
+    def __new__(cls, lock: _L_co) -> Self: ...
+    @property
+    def lock(self) -> _L_co:
+        """The lock that was acquired."""
+
+    def __enter__(self) -> _L_co:
+        """Give the lock."""
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """Release the lock once; an exception of the body goes on."""
+
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+
+@disjoint_base
+class NativeLock:
+    """The fast half of ``BaseFileLock``: everything that touches the core."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def _configure(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float,
+        mode: int,
+        thread_local: bool,
+        blocking: bool | None = None,
+        is_singleton: bool | None = None,
+        poll_interval: float | None = None,
+    ) -> None: ...
+    def acquire(
+        self,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        *,
+        poll_intervall: float | None = None,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> AcquireReturnProxy[Self]:
+        """
+        Acquire the lock, or count one level more if this thread holds it.
+
+        :param timeout: seconds to wait; 0 makes one attempt, a negative number waits without limit, and None
+            takes the lock's own ``timeout``
+        :param poll_interval: seconds between two questions of ``cancel_check``, and the longest pause between
+            two attempts where waiting has to poll; None takes the lock's own
+        :param poll_intervall: an old spelling of ``poll_interval``, deprecated
+        :param blocking: False makes one attempt, whatever the timeout; None takes the lock's own
+        :param cancel_check: asked after a failed attempt, every ``poll_interval``; the wait ends when it is true
+        :return: an object that releases the lock at the end of a ``with``
+        :raises Timeout: if others held the lock until the timeout was over, or the wait was cancelled
+        :raises RuntimeError: if the wait would never end (this thread holds the file through another lock
+            object), or comes from inside a wait of this thread for the same lock
+        :raises OSError: if there can be no lock file at the path, with errno and filename
+        """
+
+    def release(self, force: bool = False) -> None:
+        """
+        Release one level of this thread's hold; the last one gives the lock back. Unheld, do nothing.
+
+        :param force: release all levels, and the holds of threads that have exited
+        :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
+        """
+
+    def __enter__(self) -> Self:
+        """Acquire the lock as :meth:`acquire` does by default."""
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """Release one level; an exception of the body goes on."""
+
+    def _finalize(self) -> None: ...
+    def _is_finalizing(self) -> bool: ...
+    def _is_held_at(self, path: str | os.PathLike[str]) -> bool: ...
+    def _is_held_by_anyone(self) -> bool: ...
+    def _note_own_methods(self) -> None: ...
+    @property
+    def lock_file(self) -> str:
+        """The path of the lock file, as it was given."""
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this thread holds the lock (a shared lock object: whether anybody holds it through it)."""
+
+    @property
+    def lock_counter(self) -> int:
+        """How many levels of the hold are left to release; 0 is unheld."""
+
+    @property
+    def is_singleton(self) -> bool:
+        """Whether there is one lock object for each path and class."""
+
+    def is_thread_local(self) -> bool:
+        """Whether each thread has a hold and a count of its own."""
+
+    @property
+    def mode(self) -> int:
+        """The permission bits of a lock file that has to be created; 0o644 where none were given."""
+
+    @property
+    def has_explicit_mode(self) -> bool:
+        """Whether a mode was given: then it is set exactly, whatever the umask."""
+
+    _timeout: float
+    @property
+    def blocking(self) -> bool:
+        """Whether :meth:`acquire` waits."""
+
+    @blocking.setter
+    def blocking(self, value: bool) -> None: ...
+    @property
+    def poll_interval(self) -> float:
+        """Seconds between two questions of ``cancel_check``, and the longest pause of a waiter that polls."""
+
+    @poll_interval.setter
+    def poll_interval(self, value: float) -> None: ...
+
+def canonical_path(path: str | os.PathLike[str]) -> str:
+    """The path with the links of its folder followed, but not one at its end."""
+
+def check_lifetime(lifetime: float | None) -> None:
+    """Check the age in seconds at which a marker expires."""
+
+def check_options(lifetime: float | None, poll_interval: float, blocking: bool, timeout: float, mode: int) -> None:
+    """Check the options of a lock in the order in which filelock does."""
+
+def possible_holder(device: int, inode: int) -> int | None:
+    """The process that may hold the lock on the file, where that can be known."""

@@ -1,0 +1,86 @@
+"""One lock object for each path and class: ``is_singleton=True``."""
+
+from __future__ import annotations
+
+import os
+import threading
+from math import isnan
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from . import _native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ._api import BaseFileLock, FileLockMeta
+
+_caches: WeakKeyDictionary[FileLockMeta, WeakValueDictionary[str, BaseFileLock]] = WeakKeyDictionary()
+_construction = threading.RLock()
+"""Two threads that construct the same singleton get one object. Reentrant: a constructor may be interrupted
+by a finalizer or a signal handler that constructs another."""
+
+
+def _fresh_construction_lock() -> None:
+    global _construction  # noqa: PLW0603 - the point of it
+    _construction = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fresh_construction_lock)
+
+
+def get_or_construct(
+    cls: FileLockMeta, lock_file: str | os.PathLike[str], options: dict[str, Any], construct: Callable[[], BaseFileLock]
+) -> BaseFileLock:
+    """
+    Give the living lock of this class on the same path, or construct one.
+
+    :param options: what the caller asked for; a living lock must have been made with the same
+    :raises ValueError: if it was made with other options
+    """
+    key = _native.canonical_path(lock_file)
+    with _construction:
+        cache = _caches.get(cls)
+        if cache is None:
+            cache = _caches[cls] = WeakValueDictionary()
+        lock = cache.get(key)
+        if lock is not None and _still_leads_to(key, lock):
+            _refuse_other_options(lock._singleton_options, options)
+            return lock
+        lock = construct()
+        lock._singleton_options = options
+        cache[key] = lock
+        return lock
+
+
+def _still_leads_to(key: str, lock: BaseFileLock) -> bool:
+    """A relative path leads elsewhere after a ``chdir``; but a hold stays where it was taken."""
+    if lock._is_finalizing():
+        return False
+    if lock._is_held_by_anyone():
+        return lock._is_held_at(key)
+    return _native.canonical_path(lock.lock_file) == key
+
+
+def _refuse_other_options(existing: dict[str, Any], passed: dict[str, Any]) -> None:
+    names = [name for name in existing if name in passed]  # what a lock was unpickled with are the usual ones only
+    different = [name for name in names if _behaviour(name, existing[name]) != _behaviour(name, passed[name])]
+    if not different:
+        return
+    lines = "".join(
+        f"\n\t{name} (existing lock has {existing[name]} but {passed[name]} was passed)" for name in different
+    )
+    message = "Singleton lock instances cannot be initialized with differing arguments\nNon-matching arguments: "
+    raise ValueError(message + lines)
+
+
+def _behaviour(name: str, value: Any) -> Any:
+    """What tells two values of an option apart: all ways to say "no limit" are one."""
+    if name == "timeout":
+        value = float(value)
+        if value < 0 or value == float("inf"):
+            return -1.0
+        return "nan" if isnan(value) else value
+    return value
