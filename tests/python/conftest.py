@@ -1,0 +1,74 @@
+"""Fixtures that several topics share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.register_assert_rewrite("peers")
+
+from peers import Peer, ProcessContender, ThreadContender  # noqa: E402 - after the rewriting is ordered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from peers import Contender
+
+
+@pytest.fixture
+def lock_path(tmp_path: Path) -> Path:
+    """Where a lock file may be."""
+    return tmp_path / "x.lock"
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., Peer]]:
+    """Starts peers that end with the test."""
+    with ExitStack() as stack:
+        yield lambda *options, **more: stack.enter_context(Peer(*options, **more))
+
+
+@pytest.fixture(params=["threads", "processes"])
+def contender(request: pytest.FixtureRequest) -> Iterator[Callable[..., Contender]]:
+    """Makes contenders, first threads and then processes, that end with the test."""
+    kind: Any = ThreadContender if request.param == "threads" else ProcessContender
+    with ExitStack() as stack:
+
+        def make(*args: Any, **more: Any) -> Contender:
+            made: Contender = kind(*args, **more)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def filelock_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Finds a folder with one release of the real filelock in it, or skips."""
+    folders: dict[str, Path | str] = {}
+
+    def install(version: str) -> Path | str:
+        if version.startswith("4.") and sys.version_info < (3, 11):
+            return f"filelock {version} needs Python 3.11"
+        folder = tmp_path_factory.mktemp(f"filelock-{version}")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+        done = subprocess.run(
+            [*command, "--target", str(folder), f"filelock=={version}"], capture_output=True, text=True
+        )
+        return (
+            folder if done.returncode == 0 else f"pip cannot install filelock {version}: {done.stderr.strip()[-300:]}"
+        )
+
+    def find(version: str) -> Path:
+        found = folders.setdefault(version, "") or install(version)
+        folders[version] = found
+        if isinstance(found, str):
+            pytest.skip(found)
+        return found
+
+    return find

@@ -1,0 +1,286 @@
+"""A lock that is still held when nobody can release it any more: it is collected, or the interpreter ends."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import textwrap
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ferrolock import FileLock
+from peers import Peer, is_free, run_program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+OPTIONS = pytest.mark.parametrize(
+    "options", [(), ("-W", "error"), ("-X", "dev"), ("-W", "error", "-X", "dev")], ids=["plain", "W", "dev", "W-dev"]
+)
+KINDS = pytest.mark.parametrize("thread_local", [True, False], ids=["own", "shared"])
+
+
+@KINDS
+def test_a_lock_that_is_dropped_while_held_is_released(lock_path: Path, thread_local: bool) -> None:
+    lock = FileLock(lock_path, thread_local=thread_local)
+    lock.acquire()
+    lock.acquire()
+    assert not is_free(lock_path)
+    del lock
+    gc.collect()
+    assert is_free(lock_path)
+
+
+def test_a_lock_that_nothing_refers_to_is_released_at_once(lock_path: Path) -> None:
+    FileLock(lock_path).acquire()
+    gc.collect()
+    assert is_free(lock_path)
+
+
+@KINDS
+def test_a_lock_that_is_collected_with_a_cycle_is_released(lock_path: Path, thread_local: bool) -> None:
+    lock = FileLock(lock_path, thread_local=thread_local)
+    vars(lock)["itself"] = lock
+    lock.acquire()
+    gone = weakref.ref(lock)
+    del lock
+    gc.collect()
+    assert gone() is None
+    assert is_free(lock_path)
+
+
+def test_what_refers_to_a_proxy_refers_to_the_lock(lock_path: Path) -> None:
+    proxy = FileLock(lock_path).acquire()
+    gc.collect()
+    assert not is_free(lock_path)
+    proxy.lock.release()
+    assert is_free(lock_path)
+
+
+def test_a_collected_lock_leaves_no_descriptor(lock_path: Path, spawn: Callable[..., Peer]) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows does not list descriptors")
+    source = """
+        import gc
+        for _ in range(20):
+            FileLock(path).acquire()
+            cyclic = FileLock(path, thread_local=False)
+            cyclic.itself = cyclic
+            cyclic.acquire()
+            del cyclic
+            gc.collect()
+        answer = descriptors(path)
+    """
+    assert spawn().run(source, path=lock_path) == []
+
+
+SITUATIONS = {
+    "in a global of the program": """
+        lock = FileLock(path)
+        lock.acquire()
+    """,
+    "several times over, by a lock for all threads": """
+        lock = FileLock(path, thread_local=False)
+        lock.acquire()
+        lock.acquire()
+    """,
+    "by a singleton": """
+        lock = FileLock(path, is_singleton=True)
+        lock.acquire()
+    """,
+    "by a proxy": """
+        proxy = FileLock(path).acquire()
+    """,
+    "in a cycle": """
+        lock = FileLock(path)
+        lock.itself = lock
+        lock.acquire()
+        del lock
+    """,
+    "in a cycle with a finalizer that uses it": """
+        class Owner:
+            def __init__(self):
+                self.lock, self.itself = FileLock(path), self
+                self.lock.acquire()
+
+            def __del__(self):
+                assert self.lock.is_locked
+                self.lock.release()
+                with self.lock:
+                    pass
+
+        Owner()
+    """,
+    "in another module": """
+        import types
+        module = sys.modules["holder"] = types.ModuleType("holder")
+        module.lock = FileLock(path)
+        module.lock.acquire()
+    """,
+    "in a generator that never ends": """
+        def generate():
+            with FileLock(path):
+                yield
+
+        generator = generate()
+        next(generator)
+    """,
+    "by a subclass with a release of its own": """
+        class Counting(FileLock):
+            released = 0
+
+            def release(self, force=False):
+                type(self).released += 1
+                super().release(force=force)
+
+        lock = Counting(path)
+        lock.acquire()
+    """,
+    "by a daemon thread": """
+        def hold():
+            with FileLock(path):
+                held.set()
+                threading.Event().wait()
+
+        held = threading.Event()
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+    """,
+    "by a daemon thread with a lock for all threads": """
+        lock = FileLock(path, thread_local=False)
+
+        def hold():
+            with lock:
+                held.set()
+                threading.Event().wait()
+
+        held = threading.Event()
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+    """,
+    "by a thread that is gone": """
+        lock = FileLock(path)
+        thread = threading.Thread(target=lock.acquire)
+        thread.start()
+        thread.join()
+    """,
+    "while a daemon thread waits for it": """
+        lock = FileLock(path)
+        lock.acquire()
+
+        def check():
+            waiting.set()
+            return False
+
+        waiting = threading.Event()
+        threading.Thread(target=FileLock(path).acquire, kwargs={"cancel_check": check}, daemon=True).start()
+        waiting.wait()
+    """,
+    "while daemon threads wait for it quietly": """
+        lock = FileLock(path, thread_local=False)
+        lock.acquire()
+
+        def wait():
+            waiting.release()
+            FileLock(path).acquire()
+
+        waiting = threading.Semaphore(0)
+        for _ in range(3):
+            threading.Thread(target=wait, daemon=True).start()
+        for _ in range(3):
+            waiting.acquire()
+    """,
+    "while a daemon thread takes and releases another all the time": """
+        lock = FileLock(path)
+        lock.acquire()
+
+        def cycle():
+            while True:
+                with other:
+                    running.set()
+
+        other, running = FileLock(path + ".other"), threading.Event()
+        threading.Thread(target=cycle, daemon=True).start()
+        running.wait()
+    """,
+    "when an exit handler uses it": """
+        import atexit
+
+        lock = FileLock(path)
+        lock.acquire()
+
+        def at_exit():
+            assert lock.lock_counter == 1
+            with lock:
+                lock.release(force=True)
+
+        atexit.register(at_exit)
+    """,
+}
+
+
+@OPTIONS
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_an_interpreter_that_ends_while_it_holds_has_nothing_to_say(
+    lock_path: Path, situation: str, options: tuple[str, ...]
+) -> None:
+    prelude = "import sys, threading\nfrom ferrolock import FileLock\npath = sys.argv[1]\n"
+    program = prelude + textwrap.dedent(SITUATIONS[situation]) + "\nprint('end')\n"
+    assert run_program(program, lock_path, options=options) == "end\n"
+    assert is_free(lock_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows gives a lock back with the process that took it")
+@pytest.mark.parametrize("situation", [name for name in SITUATIONS if "daemon" not in name])
+def test_an_interpreters_end_gives_the_lock_back_whoever_has_a_copy_of_the_descriptor(
+    lock_path: Path, situation: str
+) -> None:
+    """Where the process's end alone would not: a program that it has started has a copy of the descriptor."""
+    program = """
+        import os, subprocess, sys, threading
+        from ferrolock import FileLock
+        from peers import descriptors
+
+        path = sys.argv[1]
+        exec(sys.argv[2])
+        copies = [os.dup(descriptor) for descriptor in descriptors(path)]
+        quiet = subprocess.DEVNULL
+        child = subprocess.Popen(["cat"], pass_fds=copies, stdout=quiet, stderr=quiet)
+        child.returncode = 0  # not waited for: it reads the stdin that the test gave to both, and ends with the test
+        print(len(copies))
+    """
+    stdin, living = os.pipe()
+    try:
+        assert run_program(program, lock_path, textwrap.dedent(SITUATIONS[situation]), stdin=stdin) == "1\n"
+        assert is_free(lock_path)
+    finally:
+        os.close(stdin)
+        os.close(living)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="as above")
+def test_a_copy_of_the_descriptor_keeps_the_lock_of_a_process_that_just_dies(lock_path: Path) -> None:
+    """The control of the test above."""
+    stdin, living = os.pipe()
+    source = """
+        import os, subprocess, sys
+        from ferrolock import FileLock
+        from peers import descriptors
+
+        lock = FileLock(sys.argv[1])
+        lock.acquire()
+        copies = [os.dup(descriptor) for descriptor in descriptors(sys.argv[1])]
+        quiet = subprocess.DEVNULL
+        subprocess.Popen(["cat"], pass_fds=copies, stdout=quiet, stderr=quiet)
+        os._exit(0)
+    """
+    try:
+        run_program(source, lock_path, stdin=stdin)
+        assert not is_free(lock_path)
+    finally:
+        os.close(stdin)
+        os.close(living)
