@@ -1,0 +1,125 @@
+"""How each candidate is built, in the process that measures it.
+
+The workload knows `acquire`, `release` and `with`; whatever else differs between the candidates is here. Each is used
+with its own defaults, except that it waits without limit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+
+class Lock(Protocol):
+    """What all candidates have in common."""
+
+    def acquire(self) -> object:
+        """Take the lock, waiting as long as it takes."""
+
+    def release(self) -> object:
+        """Give the lock back."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *exception: object) -> object: ...
+
+
+class ByHand:
+    """What people write without a library: open, flock, and back again, with no check of anything."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def acquire(self) -> None:
+        """Open the file and lock it; the kernel wakes a waiter, but no signal handler runs meanwhile."""
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Unlock and close."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
+
+    __enter__ = acquire
+
+    def __exit__(self, *exception: object) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
+
+
+class NoLock:
+    """Excludes nobody: the control that shows that overlaps are seen when there are any."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def acquire(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    __enter__ = acquire
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class Adapter:
+    """A candidate's constructor, and what was imported to get it."""
+
+    def __init__(self, build: Callable[[str], Lock], *, endless: dict[str, Any] | None = None, origin: str) -> None:
+        self.build = build
+        self.origin = origin
+        self._endless = endless or {}
+
+    def endless(self, path: str) -> Lock:
+        """Build a lock that waits without limit."""
+        return self.build(path, **self._endless)
+
+
+def load(adapter: str, folder: str, version: str) -> Adapter:
+    """Import the candidate, from its own folder and in the version asked for, or raise."""
+    if adapter == "by_hand":
+        return Adapter(ByHand, origin="fcntl")
+    if adapter == "no_lock":
+        return Adapter(NoLock, origin="nothing")
+    if adapter == "ours":
+        ours = importlib.import_module("ferrolock")
+        build = ours.FileLock
+        kind = f"{build.__module__}.{build.__qualname__}"
+        return Adapter(build, origin=f"ferrolock {ours.__version__}, {kind}, {ours.__file__}")
+    package = _from_folder(adapter, folder, version)
+    if adapter == "filelock":
+        return Adapter(package.FileLock, origin=str(package.__file__))
+    if adapter == "fasteners":
+        return Adapter(package.InterProcessLock, origin=str(package.__file__))
+    if adapter == "portalocker":
+        # Its default gives up after 5 s.
+        return Adapter(package.Lock, endless={"timeout": 86_400.0}, origin=str(package.__file__))
+    message = f"unknown adapter {adapter!r}"
+    raise ValueError(message)
+
+
+def _from_folder(name: str, folder: str, version: str) -> ModuleType:
+    """Import a package from one folder; anything else by that name would be measured under a false one."""
+    sys.path.insert(0, folder)
+    package = importlib.import_module(name)
+    if not Path(str(package.__file__)).resolve().is_relative_to(Path(folder).resolve()):
+        message = f"{name} came from {package.__file__}, not from {folder}"
+        raise ImportError(message)
+    found = [distribution.version for distribution in importlib.metadata.distributions(name=name, path=[folder])]
+    if found != [version]:
+        message = f"{folder} has {name} {found}, not {version}"
+        raise ImportError(message)
+    return package
