@@ -19,13 +19,13 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
-use crate::mechanism::{Attempt, Guard, Manners, Mechanism, ReleaseError};
+use crate::mechanism::{Attempt, Guard, Holder, Manners, Mechanism, ReleaseError, Terms};
 use crate::owner::{Liveness, OwnerId};
 use crate::path;
 use crate::registry::{self, Held, LockId};
 use crate::sys::{self, FileId};
 use crate::time::{Deadline, Timeout};
-use crate::wait::{self, FAR, Outcome, Patience, Stop, Waiter, Watch, queue};
+use crate::wait::{self, FAR, Outcome, Patience, Stop, Waiter, WaitsBy, Watch, queue};
 
 /// Whose holds a lock object tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +157,7 @@ impl Lock {
     ) -> Result<(), Error> {
         let deadline = Deadline::begin(patience.timeout);
         let manners = if deadline.remaining().is_none() { Manners::Hasty } else { queue::manners() };
+        let terms = Terms { manners, lifetime: patience.lifetime };
         registry::notice_forks();
         if self.nest(owner) {
             return Ok(());
@@ -164,7 +165,7 @@ impl Lock {
         self.refuse_reentry(owner, path)?;
         let file = loop {
             // The first attempt opens what the path means at this moment; only waiting has to remember it.
-            match self.mechanism.try_acquire(path, manners).map_err(Error::with_absolute_path)? {
+            match self.mechanism.try_acquire(path, terms).map_err(Error::with_absolute_path)? {
                 Attempt::Acquired(guard) => {
                     self.commit(owner, guard);
                     return Ok(());
@@ -193,6 +194,7 @@ impl Lock {
             path: &path,
             deadline,
             poll_interval: patience.poll_interval.min(FAR),
+            lifetime: patience.lifetime,
             nest: &|| self.nest(owner),
         };
         let kind = match wait::wait(file, &waiter, watch)? {
@@ -278,6 +280,18 @@ impl Lock {
         let owners = self.owners(|slot| matches!(slot.phase, Phase::Held { .. }));
         let results: Vec<_> = owners.into_iter().map(|owner| self.release_slot(owner, true)).collect();
         results.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+    }
+
+    /// How a thread would wait for the lock on `path`. Touches nothing.
+    #[must_use]
+    pub fn waits_by(&self, path: &Path) -> WaitsBy {
+        if self.mechanism.wakes_waiters(path) { WaitsBy::Kernel } else { WaitsBy::Polling }
+    }
+
+    /// Who holds the lock on `path`, where the lock itself says so.
+    #[must_use]
+    pub fn holder(&self, path: &Path) -> Option<Holder> {
+        self.mechanism.holder(path)
     }
 
     /// Whether any owner holds this lock object on the file that is at `path`.

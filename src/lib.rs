@@ -17,6 +17,7 @@
 //! let patience = Patience {
 //!     timeout: Timeout::After(Duration::from_secs(5)),
 //!     poll_interval: Duration::from_millis(50),
+//!     lifetime: None,
 //! };
 //! lock.acquire(me, &path, patience, &mut Unwatched)?;
 //! assert_eq!(lock.release(me, false)?, Released::Unlocked);
@@ -37,8 +38,11 @@ mod error;
 mod fork;
 mod hold;
 pub mod mechanism;
+mod notice;
 mod owner;
 pub mod path;
+mod process;
+pub mod record;
 mod registry;
 mod sys;
 mod time;
@@ -46,8 +50,9 @@ pub mod wait;
 
 pub use error::{Error, ErrorKind};
 pub use hold::{Lock, Released, Scope};
+pub use notice::take_notices;
 pub use owner::OwnerId;
 pub use registry::{is_held_here, watch_forks};
 pub use sys::{ERRORS_ARE_WIN32, FileId, MECHANISM, possible_holder};
 pub use time::Timeout;
-pub use wait::{Patience, Stop, Unwatched, Watch};
+pub use wait::{Patience, Stop, Unwatched, WaitsBy, Watch};

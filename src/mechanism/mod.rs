@@ -1,9 +1,10 @@
 //! How a lock is represented on disk: one file of this folder for each way.
 //!
-//! A mechanism makes single attempts and never sleeps; waiting is [`crate::wait`]'s, counting the business of
+//! A mechanism makes single attempts and waits for nobody; waiting is [`crate::wait`]'s, counting the business of
 //! [`crate::Lock`].
 
 mod kernel;
+mod marker;
 
 use std::fmt::Debug;
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use kernel::KernelLock;
+pub use marker::{MarkerLock, remove_markers_at_exit};
 
 use crate::error::Error;
 use crate::sys::FileId;
@@ -30,21 +32,65 @@ pub enum Attempt {
 
 /// One way to lock a path.
 pub trait Mechanism: Debug + Send + Sync {
-    /// Makes one attempt on `path`, without ever sleeping.
+    /// Makes one attempt on `path`, without ever waiting for anybody.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported), [`Refused`](crate::ErrorKind::Refused) or
     /// [`Io`](crate::ErrorKind::Io), each with the operating system's error; nothing is held then.
-    fn try_acquire(&self, path: &Path, manners: Manners) -> Result<Attempt, Error>;
+    fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error>;
 
     /// Opens a place in the kernel's queue for the lock on `path`, or gives `None` where nobody is woken
     /// by the kernel and waiting has to poll.
     ///
     /// # Errors
     /// As [`Mechanism::try_acquire`].
-    fn open_place(&self, _path: &Path) -> Result<Option<Arc<dyn Place>>, Error> {
+    fn open_place(&self, _path: &Path, _terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {
         Ok(None)
     }
+
+    /// Whether the kernel wakes those who wait for the lock on `path`. Touches nothing.
+    fn wakes_waiters(&self, _path: &Path) -> bool {
+        false
+    }
+
+    /// Who holds the lock on `path`, where the lock itself says so.
+    fn holder(&self, _path: &Path) -> Option<Holder> {
+        None
+    }
+}
+
+/// On what terms a contender asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How it treats those who queue.
+    pub manners: Manners,
+    /// The age at which a marker counts as abandoned, whoever owns it. Other locks do not age.
+    pub lifetime: Option<Duration>,
+}
+
+impl From<Manners> for Terms {
+    fn from(manners: Manners) -> Self {
+        Self { manners, lifetime: None }
+    }
+}
+
+/// Whom a lock names as its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A process of this machine.
+    Here {
+        /// Its number.
+        pid: u32,
+    },
+    /// A process of another machine, or of another PID namespace.
+    Elsewhere {
+        /// Its number there.
+        pid: u32,
+        /// The machine, as the lock names it.
+        host: String,
+    },
+    /// The lock does not name its holder.
+    Unnamed,
 }
 
 /// How an attempt treats those who queue.
@@ -63,6 +109,14 @@ pub enum Manners {
 /// A *line* keeps the order among processes: whoever waits gets to the head of the line first, then waits for
 /// the lock, and leaves the line with the lock in hand. Dropping a place leaves the line and gives the lock back.
 pub trait Place: Debug + Send + Sync {
+    /// The file whose lock is waited for, if it is one that others can see.
+    fn file(&self) -> Option<FileId>;
+
+    /// Whether there is a line. Where there is none, a lock that is found free is nobody's turn in particular.
+    fn has_line(&self) -> bool {
+        true
+    }
+
     /// Waits for the head of the line, for about `limit` at the most, or until somebody interrupts the thread;
     /// `false`: not there yet. Who comes again stands at the end.
     ///

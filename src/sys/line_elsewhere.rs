@@ -2,12 +2,17 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::FileId;
 
 pub(crate) fn wakes_waiters(_file: &File, _id: FileId) -> bool {
+    false
+}
+
+pub(super) fn folder_wakes_waiters(_folder: &Path) -> bool {
     false
 }
 
@@ -29,9 +34,15 @@ pub(crate) fn is_line_reported_stuck(_file: &File) -> bool {
     false
 }
 
+pub(crate) fn announce_waiter(_file: &File) {}
+
+pub(crate) fn has_waiters(_file: &File) -> bool {
+    false
+}
+
 pub(crate) fn leave_line(_file: &File) {}
 
-pub(crate) fn wait_for_lock(_file: &File, _limit: Duration) -> io::Result<bool> {
+pub(crate) fn wait_for_lock(_file: &File, _limit: Option<Duration>) -> io::Result<bool> {
     Err(unsupported())
 }
 

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const TURNSTILE: libc::off64_t = 0x7eee_0000_0000_0000;
 
 /// Locked, shared, beside the `flock` by a holder who found that the line does not move.
 const STUCK: libc::off64_t = TURNSTILE + 1;
+
+/// Locked, shared, by those who wait without a line.
+const WAITERS: libc::off64_t = TURNSTILE + 2;
 
 /// File systems whose locks live in this kernel, by their number in `statfs`.
 const LOCAL: [i64; 13] = [
@@ -47,12 +51,21 @@ pub(crate) fn wakes_waiters(file: &File, id: FileId) -> bool {
     if LOCAL_DEVICE.load(Ordering::Relaxed) == id.device {
         return true;
     }
-    #[allow(clippy::cast_lossless, clippy::unnecessary_cast, reason = "`f_type` differs by architecture")]
-    let is_local = rustix::fs::fstatfs(file).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as i64)));
+    let is_local = rustix::fs::fstatfs(file).is_ok_and(|stat| is_local(&stat));
     if is_local {
         LOCAL_DEVICE.store(id.device, Ordering::Relaxed);
     }
     is_local
+}
+
+/// Whether the kernel wakes those who wait for a lock on a file in the folder.
+pub(super) fn folder_wakes_waiters(folder: &Path) -> bool {
+    rustix::fs::statfs(folder).is_ok_and(|stat| is_local(&stat))
+}
+
+#[allow(clippy::cast_lossless, clippy::unnecessary_cast, reason = "`f_type` differs by architecture")]
+fn is_local(stat: &rustix::fs::StatFs) -> bool {
+    LOCAL.contains(&(stat.f_type as i64))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "small constants in a narrow field")]
@@ -104,6 +117,17 @@ pub(crate) fn is_line_reported_stuck(file: &File) -> bool {
     is_locked(file, STUCK)
 }
 
+/// Lets the holder know, until the file is closed, that somebody waits for the lock. Needs no right to write.
+pub(crate) fn announce_waiter(file: &File) {
+    // Who cannot be told does not wait for those who wait.
+    drop(control(file, libc::F_OFD_SETLK, &mut byte(WAITERS, libc::F_RDLCK)));
+}
+
+/// Whether somebody has announced that he waits.
+pub(crate) fn has_waiters(file: &File) -> bool {
+    is_locked(file, WAITERS)
+}
+
 /// Waits for the head of the line, for about `limit` at the most, or until [`interrupt::interrupt`] is called for
 /// this thread; `false`: not there yet.
 pub(crate) fn wait_for_head_of_line(file: &File, limit: Option<Duration>) -> io::Result<bool> {
@@ -120,9 +144,12 @@ pub(crate) fn leave_line(file: &File) {
     drop(control(file, libc::F_OFD_SETLK, &mut byte(TURNSTILE, libc::F_UNLCK)));
 }
 
-/// Waits for the exclusive lock of the file's description, for about `limit` at the most; `false`: not had yet.
-pub(crate) fn wait_for_lock(file: &File, limit: Duration) -> io::Result<bool> {
-    interrupt::after(limit, || {
-        rustix::fs::flock(file, FlockOperation::LockExclusive).map_err(io::Error::from)
-    })
+/// Waits for the exclusive lock of the file's description, for about `limit` at the most, or until
+/// [`interrupt::interrupt`] is called for this thread; `false`: not had yet. A lock that is had already is had.
+pub(crate) fn wait_for_lock(file: &File, limit: Option<Duration>) -> io::Result<bool> {
+    let wait = || rustix::fs::flock(file, FlockOperation::LockExclusive).map_err(io::Error::from);
+    match limit {
+        Some(limit) => interrupt::after(limit, wait),
+        None => interrupt::told_apart(wait()),
+    }
 }

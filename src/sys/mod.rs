@@ -4,7 +4,7 @@
 //!
 //! | name | what it is |
 //! |---|---|
-//! | [`FileId`], [`Facts`], [`Verdict`] | shared types, below |
+//! | [`FileId`], [`Facts`], [`Stamp`], [`At`], [`Verdict`] | shared types, below |
 //! | `MECHANISM` | which call locks a file here: `"flock"`, `"LockFileEx"` or `"none"` |
 //! | `ERRORS_ARE_WIN32` | what the numbers of errors are |
 //! | `open_lock_file` | opens a lock file without following a link at its end |
@@ -18,9 +18,15 @@
 //! | `special_file_error` | the error for what is there but is no regular file |
 //! | `Descriptor`, `descriptor`, `close_inherited`, `install_fork_handlers`, `process_id` | forks |
 //! | `possible_holder` | which process may hold a file |
+//! | [`names`] | creating, linking, exchanging and removing the names in a folder, in a file of its own |
+//! | [`process`] | this machine's name, and whether a process runs, in a file of its own |
+//! | `locks_of_this_host_only` | whether a mount keeps locks from other hosts, in a file of its own |
+//! | `announce_waiter`, `has_waiters` | a waiter who stands in no line |
 //! | `wakes_waiters`, `is_line_occupied`, `wait_for_head_of_line`, `leave_line`, `is_line_reported_stuck`, `report_stuck_line`, `wait_for_lock`, `spawn`, `interrupt` | waiting in the kernel, in a file of its own |
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 #[cfg(all(unix, not(force_unsupported)))]
 #[path = "unix.rs"]
@@ -34,8 +40,40 @@ mod platform;
 #[path = "unsupported.rs"]
 mod platform;
 
+#[cfg(all(unix, not(force_unsupported)))]
+#[path = "names_unix.rs"]
+pub(crate) mod names;
+
+#[cfg(all(windows, not(force_unsupported)))]
+#[path = "names_windows.rs"]
+pub(crate) mod names;
+
+#[cfg(any(force_unsupported, not(any(unix, windows))))]
+#[path = "names_unsupported.rs"]
+pub(crate) mod names;
+
+#[cfg(all(target_os = "linux", not(force_unsupported)))]
+#[path = "process_linux.rs"]
+pub(crate) mod process;
+
+#[cfg(all(target_os = "macos", not(force_unsupported)))]
+#[path = "process_macos.rs"]
+pub(crate) mod process;
+
+#[cfg(all(windows, not(force_unsupported)))]
+#[path = "process_windows.rs"]
+pub(crate) mod process;
+
+#[cfg(any(force_unsupported, not(any(target_os = "linux", target_os = "macos", windows))))]
+#[path = "process_elsewhere.rs"]
+pub(crate) mod process;
+
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
 mod proc_locks;
+
+#[cfg(all(target_os = "linux", not(force_unsupported)))]
+#[path = "mounts_linux.rs"]
+mod mounts;
 
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
 mod interrupt;
@@ -50,12 +88,15 @@ mod line;
 
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
 pub(crate) use interrupt::{interrupt, spawn};
+#[cfg(all(target_os = "linux", not(force_unsupported)))]
+pub(crate) use mounts::locks_of_this_host_only;
+
+pub(crate) use line::{
+    announce_waiter, has_waiters, is_line_occupied, is_line_reported_stuck, leave_line, report_stuck_line,
+    wait_for_head_of_line, wait_for_lock, wakes_waiters,
+};
 #[cfg(any(force_unsupported, not(target_os = "linux")))]
 pub(crate) use line::{interrupt, spawn};
-pub(crate) use line::{
-    is_line_occupied, is_line_reported_stuck, leave_line, report_stuck_line, wait_for_head_of_line,
-    wait_for_lock, wakes_waiters,
-};
 
 pub(crate) use platform::{
     Descriptor, check_kind, check_names, classify, close_inherited, descriptor, distrust_error, facts,
@@ -85,6 +126,65 @@ pub(crate) struct Facts {
     pub(crate) owner: u32,
 }
 
+/// What stands at a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Regular,
+    Folder,
+    Link,
+    /// A FIFO, a socket or a device.
+    Special,
+}
+
+/// What a file was at one moment. Two equal stamps of a file that is kept open mean that nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) id: FileId,
+    pub(crate) kind: Kind,
+    /// Its permission bits, among others.
+    pub(crate) mode: u32,
+    pub(crate) links: u64,
+    /// When its content last changed, in seconds since 1970 and nanoseconds, by the clock that stamped it.
+    pub(crate) modified: (i64, i64),
+    /// When anything of it last changed, its number of links too.
+    pub(crate) changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Whether this is the same file with the same content, whatever names it was given or lost meanwhile.
+    pub(crate) fn is_same_content(&self, other: &Self) -> bool {
+        self.id == other.id && self.modified == other.modified
+    }
+}
+
+/// A file system that was mounted so that its locks are honoured on this host only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Where it was mounted.
+    pub(crate) point: String,
+    /// The option that says so.
+    pub(crate) option: String,
+}
+
+/// Elsewhere nobody tells.
+#[cfg(any(force_unsupported, not(target_os = "linux")))]
+pub(crate) fn locks_of_this_host_only(_file: FileId) -> Option<Mount> {
+    None
+}
+
+/// A name in an open folder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) folder: &'a File,
+    /// Where the folder was when it was opened: where names are not relative to open folders, they begin with it.
+    #[cfg_attr(
+        any(force_unsupported, not(windows)),
+        allow(dead_code, reason = "only some platforms need it")
+    )]
+    pub(crate) folder_path: &'a Path,
+    pub(crate) name: &'a OsStr,
+}
+
 /// What an operating system's error means to somebody who wants a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
@@ -111,6 +211,15 @@ pub(crate) enum Verdict {
 #[must_use]
 pub fn possible_holder(file: FileId) -> Option<u32> {
     platform::possible_holder(file)
+}
+
+/// Whether those who wait for a lock at `path` are woken by the kernel, as far as can be told without touching it.
+pub(crate) fn path_wakes_waiters(path: &Path) -> bool {
+    let folders = path.ancestors().skip(1);
+    let here =
+        |folder: &Path| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
+    let mut existing = folders.map(here).filter(|folder| folder.is_dir());
+    existing.next().is_some_and(|folder| line::folder_wakes_waiters(&folder))
 }
 
 /// Creates the folders above `path`, unless there can be no file of that name in them.

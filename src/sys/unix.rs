@@ -91,7 +91,7 @@ fn set_exact_mode(file: &File, mode: u32) -> io::Result<()> {
 }
 
 /// A mode as the platform's `mode_t`, which is 16 bits wide on some.
-fn narrow(mode: u32) -> rustix::fs::RawMode {
+pub(super) fn narrow(mode: u32) -> rustix::fs::RawMode {
     #[allow(clippy::useless_conversion, reason = "`mode_t` is u32 on Linux and u16 on macOS and BSD")]
     rustix::fs::RawMode::try_from(mode & 0o7777).unwrap_or(0o600)
 }
@@ -103,7 +103,7 @@ fn narrow(mode: u32) -> rustix::fs::RawMode {
     clippy::cast_lossless,
     reason = "the fields of `stat` have other types on every Unix"
 )]
-fn identity(stat: &rustix::fs::Stat) -> FileId {
+pub(super) fn identity(stat: &rustix::fs::Stat) -> FileId {
     FileId { device: stat.st_dev as u64, inode: stat.st_ino as u64 }
 }
 

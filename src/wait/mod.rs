@@ -6,12 +6,13 @@ mod stand_in;
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backoff::Backoff;
 
 use crate::error::Error;
-use crate::mechanism::{Attempt, Guard, Manners, Mechanism};
+use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Place, Terms};
 use crate::owner::OwnerId;
 use crate::registry::{self, LockId};
 use crate::sys::FileId;
@@ -27,6 +28,17 @@ pub struct Patience {
     pub timeout: Timeout,
     /// How often [`Watch::contended`] is asked, and the longest pause between two attempts.
     pub poll_interval: Duration,
+    /// The age at which a marker counts as abandoned although its owner may live. Other locks do not age.
+    pub lifetime: Option<Duration>,
+}
+
+/// How a wait goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitsBy {
+    /// The kernel wakes the waiter.
+    Kernel,
+    /// The waiter asks again and again.
+    Polling,
 }
 
 /// Why a [`Watch`] ends a wait.
@@ -42,6 +54,9 @@ pub enum Stop {
 ///
 /// Nothing is locked and nothing is held while a watch is called, so it may use any lock, also this one.
 pub trait Watch {
+    /// Is told once how the wait goes on, before it does.
+    fn begins(&mut self, _waits_by: WaitsBy) {}
+
     /// Is asked at the first failed attempt and then every [`Patience::poll_interval`]; `pause` is the
     /// longest time to the next question.
     fn contended(&mut self, pause: Duration) -> ControlFlow<Stop>;
@@ -76,12 +91,25 @@ pub(crate) struct Waiter<'a> {
     pub(crate) path: &'a Path,
     pub(crate) deadline: Deadline,
     pub(crate) poll_interval: Duration,
+    pub(crate) lifetime: Option<Duration>,
     /// Nests, if the lock object has come to be held by this owner in another way: a shared one, by
     /// another thread.
     pub(crate) nest: &'a dyn Fn() -> bool,
 }
 
 impl Waiter<'_> {
+    fn terms(&self, manners: Manners) -> Terms {
+        Terms { manners, lifetime: self.lifetime }
+    }
+
+    fn try_acquire(&self, manners: Manners) -> Result<Attempt, Error> {
+        self.mechanism.try_acquire(self.path, self.terms(manners))
+    }
+
+    fn open_place(&self) -> Result<Option<Arc<dyn Place>>, Error> {
+        self.mechanism.open_place(self.path, self.terms(queue::manners()))
+    }
+
     fn would_deadlock(&self, file: Option<FileId>) -> bool {
         let own = |file| registry::would_deadlock(self.lock, self.owner, file);
         self.deadline.is_unlimited() && file.is_some_and(own)
@@ -109,11 +137,12 @@ pub(crate) fn wait(
     watch: &mut dyn Watch,
 ) -> Result<Outcome, Error> {
     let will_wait = waiter.deadline.remaining().is_some();
-    let place = if will_wait && watch.may_block() { waiter.mechanism.open_place(waiter.path)? } else { None };
-    match place {
-        Some(place) => queue::wait(place, file, waiter, watch),
-        None => poll(file, waiter, watch),
+    if will_wait && watch.may_block() && waiter.mechanism.wakes_waiters(waiter.path) {
+        watch.begins(WaitsBy::Kernel);
+        return queue::wait(file, waiter, watch);
     }
+    watch.begins(WaitsBy::Polling);
+    poll(file, waiter, watch)
 }
 
 /// Waits by attempts and growing pauses.
@@ -142,7 +171,7 @@ fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) ->
         if let ControlFlow::Break(stop) = watch.pause(backoff.next().min(left)) {
             return Ok(Outcome::Stopped(stop));
         }
-        match waiter.mechanism.try_acquire(waiter.path, Manners::Polite)? {
+        match waiter.try_acquire(Manners::Polite)? {
             Attempt::Acquired(guard) => return Ok(Outcome::Acquired(guard)),
             Attempt::Contended(seen) => file = seen.or(file),
             Attempt::Interrupted => {}
@@ -225,7 +254,7 @@ mod tests {
     }
 
     impl Mechanism for Scripted {
-        fn try_acquire(&self, _path: &Path, _manners: Manners) -> Result<Attempt, Error> {
+        fn try_acquire(&self, _path: &Path, _terms: Terms) -> Result<Attempt, Error> {
             let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
             Ok(if attempt == self.succeed_at {
                 Attempt::Acquired(Box::new(Held))
@@ -244,6 +273,7 @@ mod tests {
             path: Path::new("/x.lock"),
             deadline: Deadline::begin(timeout),
             poll_interval: Duration::from_millis(2),
+            lifetime: None,
             nest: &|| false,
         };
         let outcome = wait(None, &waiter, script).expect("no attempt fails");

@@ -24,7 +24,7 @@ use super::stand_in::StandIn;
 use super::{FAR, Outcome, Waiter, Watch};
 use crate::error::Error;
 use crate::fork::{self, ForkMutex};
-use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Place};
+use crate::mechanism::{Attempt, Guard, Manners, Place};
 use crate::registry::LockId;
 use crate::sys::FileId;
 
@@ -246,15 +246,18 @@ enum Step {
     Return(Box<dyn Guard>),
     /// See to what is due.
     Look,
+    /// Wait for what is at the path by now.
+    Again,
     /// Somebody else stands in line.
     Sleep,
 }
 
 /// The head's part, from when a waiter has come to the front.
 struct Head<'a> {
-    mechanism: &'a dyn Mechanism,
-    path: &'a Path,
+    waiter: &'a Waiter<'a>,
     place: Option<Arc<dyn Place>>,
+    /// The file that was last seen to be locked.
+    file: Option<FileId>,
     /// At the head of the line, or past one that does not move.
     is_next: bool,
     /// It has looked up from the line once.
@@ -264,10 +267,9 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn new(waiter: &Waiter<'a>, place: Option<Arc<dyn Place>>) -> Self {
+    fn new(waiter: &'a Waiter<'a>) -> Self {
         let backoff = Backoff::new(waiter.poll_interval);
-        let (mechanism, path) = (waiter.mechanism, waiter.path);
-        Self { mechanism, path, place, is_next: false, is_long: false, stand_in: None, backoff }
+        Self { waiter, place: None, file: None, is_next: false, is_long: false, stand_in: None, backoff }
     }
 
     /// Waits in the kernel, until the lock is had or for about `limit`.
@@ -275,7 +277,7 @@ impl<'a> Head<'a> {
         let begin = Instant::now();
         if self.place.is_none() {
             self.is_next = false;
-            self.place = self.mechanism.open_place(self.path)?;
+            self.place = self.waiter.open_place()?;
         }
         let Some(place) = self.place.clone() else { return self.nap(limit) };
         match self.wait_at(&place, queue, limit, begin) {
@@ -283,7 +285,7 @@ impl<'a> Head<'a> {
                 place.leave_line();
                 drop(place);
                 let guard = self.place.take().map_or(Ok(None), Place::into_guard)?;
-                Ok(guard.map_or(Step::Look, Step::Return))
+                Ok(guard.map_or(Step::Again, Step::Return))
             }
             Ok(Some(step)) => Ok(step),
             // Whatever the kernel has against waiting, an attempt can be made, and tells what really matters.
@@ -352,6 +354,9 @@ impl<'a> Head<'a> {
             go_past_lines(Manners::Hasty);
             return Ok(step);
         }
+        if self.place.as_ref().is_some_and(|place| !place.has_line()) {
+            return Ok(step);
+        }
         for _ in 1..LOOKS {
             if self.is_next || matches!(step, Step::Look) {
                 return Ok(step);
@@ -366,24 +371,37 @@ impl<'a> Head<'a> {
         Ok(step)
     }
 
-    fn attempt(&self, manners: Manners) -> Result<Step, Error> {
-        match self.mechanism.try_acquire(self.path, manners)? {
-            Attempt::Acquired(guard) => Ok(Step::Return(guard)),
-            Attempt::Contended(_) | Attempt::Interrupted => Ok(Step::Look),
+    fn attempt(&mut self, manners: Manners) -> Result<Step, Error> {
+        match self.waiter.try_acquire(manners)? {
+            Attempt::Acquired(guard) => return Ok(Step::Return(guard)),
+            Attempt::Contended(Some(file)) => {
+                self.file = Some(file);
+                if self.waits_for_another_than(file) {
+                    // What this head waits for is in the way no longer. Others wait for the new one already.
+                    self.stand_in = None;
+                    self.place = None;
+                    self.is_next = false;
+                    self.backoff = Backoff::new(self.waiter.poll_interval);
+                }
+            }
+            Attempt::Contended(None) | Attempt::Interrupted => {}
         }
+        Ok(Step::Look)
+    }
+
+    fn waits_for_another_than(&self, file: FileId) -> bool {
+        self.place.as_ref().and_then(|place| place.file()).is_some_and(|awaited| awaited != file)
     }
 }
 
-/// Waits as [`super::wait`] does, woken by the kernel, on `place` to begin with.
+/// Waits as [`super::wait`] does, woken by the kernel.
 pub(super) fn wait(
-    place: Arc<dyn Place>,
-    file: Option<FileId>,
+    mut file: Option<FileId>,
     waiter: &Waiter<'_>,
     watch: &mut dyn Watch,
 ) -> Result<Outcome, Error> {
     let tick = waiter.poll_interval.clamp(SHORTEST_TICK, LONGEST_TICK);
     let mut ticket = Queue::join(waiter.path, waiter.lock);
-    let mut place = Some(place);
     let mut head = None::<Head<'_>>;
     let mut next_question = Instant::now();
     let mut next_look = next_question + watch.look_every();
@@ -414,11 +432,10 @@ pub(super) fn wait(
             // A callback forked, and this is the child: it has no part in its parent's queue.
             ticket = Queue::join(waiter.path, waiter.lock);
             head = None;
-            place = None;
         }
         let Some(left) = waiter.deadline.remaining() else {
             // The line may not move, and the lock be free.
-            return Ok(match waiter.mechanism.try_acquire(waiter.path, Manners::Hasty)? {
+            return Ok(match waiter.try_acquire(Manners::Hasty)? {
                 Attempt::Acquired(guard) => Outcome::Acquired(guard),
                 Attempt::Contended(_) | Attempt::Interrupted => Outcome::TimedOut(file),
             });
@@ -426,7 +443,6 @@ pub(super) fn wait(
         let due = next_question.min(next_look).min(next_tick);
         let limit = left.min(due.saturating_duration_since(Instant::now()));
         let (is_head, known) = ticket.look();
-        let place = place.take();
         if !is_head {
             // Who is no head any more must not keep its place before the one who is.
             head = None;
@@ -434,7 +450,7 @@ pub(super) fn wait(
             next_tick = Instant::now() + tick;
             continue;
         }
-        let head = head.get_or_insert_with(|| Head::new(waiter, place));
+        let head = head.get_or_insert_with(|| Head::new(waiter));
         let step = if now >= next_tick {
             let step = head.tick()?;
             // Who is next need not fear a line that does not move, only a file that was replaced.
@@ -443,11 +459,12 @@ pub(super) fn wait(
         } else {
             head.wait(&ticket.queue, limit)?
         };
+        file = head.file.or(file);
         match step {
             Step::Return(guard) => return Ok(Outcome::Acquired(guard)),
             // Cut short: a signal may have come, whose handler wants to run.
             Step::Look if Instant::now() < now + limit => next_look = now,
-            Step::Look => {}
+            Step::Look | Step::Again => {}
             Step::Sleep => ticket.sleep(known, limit),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ferrolock::mechanism::{KernelLock, Mechanism};
+use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
 use ferrolock::{Lock, Scope};
 
 use crate::mechanisms::NoLock;
@@ -99,6 +99,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
     Kernel,
+    Marker,
     /// Not at all.
     NoLock,
 }
@@ -107,6 +108,7 @@ impl How {
     pub(crate) fn lock(self) -> Lock {
         let mechanism: Box<dyn Mechanism> = match self {
             Self::Kernel => Box::new(KernelLock::default()),
+            Self::Marker => Box::new(MarkerLock::default()),
             Self::NoLock => Box::new(NoLock),
         };
         Lock::new(mechanism, Scope::PerOwner)

@@ -122,12 +122,26 @@ macro_rules! between {
     ($room:ident, $kind:expr, $($law:ident),+) => {
         mod $room {
             use super::*;
-            $(
-                #[test]
-                fn $law() -> Checked {
-                    super::$law(&Cast::new($kind, How::Kernel)?)
-                }
-            )+
+
+            mod by_the_kernel {
+                use super::*;
+                $(
+                    #[test]
+                    fn $law() -> Checked {
+                        super::super::$law(&Cast::new($kind, How::Kernel)?)
+                    }
+                )+
+            }
+
+            mod by_a_marker {
+                use super::*;
+                $(
+                    #[test]
+                    fn $law() -> Checked {
+                        super::super::$law(&Cast::new($kind, How::Marker)?)
+                    }
+                )+
+            }
 
             mod fails_with_a_lock_that_does_not_lock {
                 use super::*;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ferrolock::mechanism::{Attempt, Guard, KernelLock, Manners, Mechanism, ReleaseError};
+use ferrolock::mechanism::{Attempt, Guard, KernelLock, Manners, Mechanism, ReleaseError, Terms};
 use ferrolock::{Error, FileId, Lock, Scope};
 
 /// The negative control: everybody gets it.
@@ -15,7 +15,7 @@ pub(crate) struct NoLock;
 struct NoGuard;
 
 impl Mechanism for NoLock {
-    fn try_acquire(&self, _path: &Path, _manners: Manners) -> Result<Attempt, Error> {
+    fn try_acquire(&self, _path: &Path, _terms: Terms) -> Result<Attempt, Error> {
         Ok(Attempt::Acquired(Box::new(NoGuard)))
     }
 }
@@ -87,14 +87,14 @@ fn count(counter: &AtomicUsize) -> usize {
 
 /// An error as a mechanism makes it: only the crate itself can construct one.
 fn some_error() -> Error {
-    match KernelLock::default().try_acquire(Path::new(""), Manners::Polite) {
+    match KernelLock::default().try_acquire(Path::new(""), Manners::Polite.into()) {
         Err(error) => error,
         Ok(attempt) => unreachable!("the empty path is no file: {attempt:?}"),
     }
 }
 
 impl Mechanism for Faulty {
-    fn try_acquire(&self, path: &Path, manners: Manners) -> Result<Attempt, Error> {
+    fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
         match (self.attempt)(count(&self.attempts)) {
             Step::Fail | Step::FailTidying => return Err(some_error()),
             Step::Contend => return Ok(Attempt::Contended(None)),
@@ -102,7 +102,7 @@ impl Mechanism for Faulty {
             Step::Panic => panic!("a bug in try_acquire"),
             Step::Proceed => {}
         }
-        Ok(match KernelLock::default().try_acquire(path, manners)? {
+        Ok(match KernelLock::default().try_acquire(path, terms)? {
             Attempt::Acquired(guard) => {
                 Attempt::Acquired(Box::new(FaultyGuard { faults: self.clone(), guard }))
             }

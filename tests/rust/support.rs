@@ -59,7 +59,7 @@ pub(crate) fn greenlet(number: usize) -> OwnerId {
 }
 
 pub(crate) fn patience(timeout: Timeout) -> Patience {
-    Patience { timeout, poll_interval: POLL }
+    Patience { timeout, poll_interval: POLL, lifetime: None }
 }
 
 /// Acquires with a watch that only sleeps.
@@ -83,7 +83,7 @@ pub(crate) fn is_free(path: &Path) -> Checked<bool> {
 
 /// The kernel lock on `path`, without a lock object.
 pub(crate) fn guard_on(path: &Path) -> Checked<Box<dyn Guard>> {
-    match KernelLock::default().try_acquire(path, Manners::Polite)? {
+    match KernelLock::default().try_acquire(path, Manners::Polite.into())? {
         Attempt::Acquired(guard) => Ok(guard),
         held @ (Attempt::Contended(_) | Attempt::Interrupted) => Err(format!("{held:?}").into()),
     }

@@ -32,6 +32,7 @@ pub(crate) const ARGUMENTS: [&str; 4] =
 pub(crate) fn instruction(how: How) -> &'static str {
     match how {
         How::Kernel => "kernel",
+        How::Marker => "marker",
         How::NoLock => "no lock",
     }
 }
@@ -42,6 +43,7 @@ pub(crate) fn instruction(how: How) -> &'static str {
 fn a_process_that_contends() -> Checked {
     let how = match std::env::var(VARIABLE).as_deref() {
         Ok("kernel") => How::Kernel,
+        Ok("marker") => How::Marker,
         Ok("no lock") => How::NoLock,
         _ => return Ok(()),
     };

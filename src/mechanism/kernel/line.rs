@@ -10,7 +10,7 @@ use super::{KernelGuard, failed};
 use crate::error::Error;
 use crate::mechanism::{Guard, Place};
 use crate::registry::Tracked;
-use crate::sys;
+use crate::sys::{self, FileId};
 
 /// The lock file, opened to wait for its lock.
 #[derive(Debug)]
@@ -27,6 +27,10 @@ impl KernelPlace {
 }
 
 impl Place for KernelPlace {
+    fn file(&self) -> Option<FileId> {
+        Some(self.file.facts().id)
+    }
+
     fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
         sys::wait_for_head_of_line(self.open_file()?, limit)
     }
@@ -48,7 +52,7 @@ impl Place for KernelPlace {
     }
 
     fn wait_for_lock(&self, limit: Duration) -> io::Result<bool> {
-        sys::wait_for_lock(self.open_file()?, limit)
+        sys::wait_for_lock(self.open_file()?, Some(limit))
     }
 
     fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {

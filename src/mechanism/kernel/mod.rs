@@ -12,6 +12,7 @@
 //! frees the path for the next one, and no one can tell the holder. (3) Some network file systems accept
 //! the call and exclude nobody.
 
+mod honesty;
 mod line;
 
 use std::fs::File;
@@ -20,9 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use honesty::Honesty;
 use line::KernelPlace;
 
-use super::{Attempt, Guard, Manners, Mechanism, Place, ReleaseError};
+use super::{Attempt, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::registry::Tracked;
 use crate::sys::{self, FileId, Verdict};
@@ -35,9 +37,11 @@ const REPLACEMENTS: usize = 64;
 /// An exclusive lock of the operating system on a file.
 ///
 /// Takes part with filelock's `FileLock` of every release and with `flock(1)`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct KernelLock {
     mode: Option<u32>,
+    /// Whether a marker takes the place of a lock that does nothing.
+    falls_back: bool,
     /// The file at the path was a regular one when it was last locked: it need not be looked at before it is
     /// opened again.
     is_known: AtomicBool,
@@ -48,19 +52,53 @@ impl KernelLock {
     /// them to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        Self { mode, is_known: AtomicBool::new(false) }
+        Self { mode, falls_back: true, is_known: AtomicBool::new(false) }
+    }
+
+    /// On a file system where the lock does nothing, fail instead of going by a marker at the path with `.soft` after
+    /// it.
+    #[must_use]
+    pub fn without_fallback(self) -> Self {
+        Self { falls_back: false, ..self }
+    }
+
+    /// What takes the place of a lock that was found to do nothing. Not at the path itself: the lock file is always
+    /// there, and a marker that is there is held.
+    fn fall_back(&self, path: &Path, id: FileId, terms: Terms) -> Result<Attempt, Error> {
+        if !self.falls_back {
+            let explanation = "the lock call succeeds for everybody on this file system, and excludes nobody";
+            return Err(Error::new(ErrorKind::Unsupported, sys::MECHANISM, path).because(explanation));
+        }
+        honesty::tell_of_fallback(path, id);
+        let mut name = path.as_os_str().to_owned();
+        name.push(".soft");
+        MarkerLock::new(self.mode).try_acquire(Path::new(&name), terms)
+    }
+}
+
+impl Default for KernelLock {
+    fn default() -> Self {
+        Self::new(None)
     }
 }
 
 impl Mechanism for KernelLock {
-    fn try_acquire(&self, path: &Path, manners: Manners) -> Result<Attempt, Error> {
+    fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
         let mut removed = false;
         for _ in 0..REPLACEMENTS {
-            match self.lock_whatever_is_there(path, manners)? {
+            match self.lock_whatever_is_there(path, terms.manners)? {
                 Locked::Yes(guard) => {
                     if sys::is_at(path, guard.id).map_err(|error| failed("stat", path, error))? {
                         self.is_known.store(true, Ordering::Relaxed);
-                        return Ok(Attempt::Acquired(Box::new(guard)));
+                        match guard.is_honest(path).map_err(|error| failed("lock", path, error))? {
+                            Some(true) => return Ok(Attempt::Acquired(Box::new(guard))),
+                            Some(false) => {
+                                let id = guard.id;
+                                drop(guard);
+                                return self.fall_back(path, id, terms);
+                            }
+                            None => {}
+                        }
                     }
                     removed = guard.is_removed();
                 }
@@ -76,7 +114,11 @@ impl Mechanism for KernelLock {
             .because("the file system gives files no lasting identity"))
     }
 
-    fn open_place(&self, path: &Path) -> Result<Option<Arc<dyn Place>>, Error> {
+    fn wakes_waiters(&self, path: &Path) -> bool {
+        sys::path_wakes_waiters(path)
+    }
+
+    fn open_place(&self, path: &Path, _terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {
         let Opened::Yes(tracked) = self.open(path)? else { return Ok(None) };
         let wakes_waiters = |file| sys::wakes_waiters(file, tracked.facts().id);
         if !tracked.file().is_some_and(wakes_waiters) {
@@ -191,6 +233,14 @@ struct KernelGuard {
 }
 
 impl KernelGuard {
+    /// Whether the lock excludes anybody; `None`: the file at the path was replaced before that was known.
+    fn is_honest(&self, path: &Path) -> io::Result<Option<bool>> {
+        let Some(file) = self.file.file() else { return Ok(None) };
+        let known = honesty::known(file, self.id);
+        let honesty = if known.is_none() { honesty::prove(path, self.id)? } else { known };
+        Ok(honesty.map(|honesty| honesty == Honesty::Honest))
+    }
+
     fn is_removed(&self) -> bool {
         let facts = |file: &File| sys::facts(file).is_ok_and(|facts| facts.links == 0);
         self.file.file().is_some_and(facts)

@@ -1,0 +1,146 @@
+//! A marker of one's own: the record is complete before the name appears.
+//!
+//! A name that appears first, with the record to follow, belongs to nobody for a moment; and if its owner dies in that
+//! moment, for ever.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use super::site::Site;
+use crate::error::Error;
+use crate::process;
+use crate::registry::Tracked;
+use crate::sys::{self, FileId, names};
+
+/// Write permissions that no marker has: its record is the owner's word.
+const NEVER: u32 = 0o022;
+
+/// A record older than this when it gets its name is stamped anew: a contender with a `lifetime` must not find a
+/// fresh lock already old. Only somebody who was stopped in between is so slow.
+const STILL_FRESH: Duration = Duration::from_millis(10);
+
+/// How often a private name is drawn until one is free.
+const ROUNDS: usize = 4;
+
+/// A marker that was made, open for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) file: Tracked,
+}
+
+impl Draft {
+    pub(super) fn id(&self) -> FileId {
+        self.file.facts().id
+    }
+}
+
+/// Makes a marker of this process at `name`; `None`: the name is taken.
+///
+/// Three ways, each for where the one before does not exist: a file that has no name yet; a file with a private name
+/// and a second, hard link; creating the name itself, with the record after it.
+pub(super) fn create(site: &Site, name: &OsStr, mode: Option<u32>) -> Result<Option<Draft>, Error> {
+    let is_unsupported = |error: &io::Error| error.kind() == io::ErrorKind::Unsupported;
+    match create_unnamed(site, name, mode) {
+        Err(error) if is_unsupported(&error) => {}
+        created => return told_apart(site, created),
+    }
+    match create_linked(site, name, mode) {
+        Err(error) if is_unsupported(&error) => {}
+        created => return told_apart(site, created),
+    }
+    told_apart(site, create_plain(site, name, mode))
+}
+
+fn told_apart(site: &Site, created: io::Result<Draft>) -> Result<Option<Draft>, Error> {
+    match created {
+        Ok(draft) => Ok(Some(draft)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(site.failed("create", error)),
+    }
+}
+
+fn create_unnamed(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Draft> {
+    let begin = Instant::now();
+    let at = site.named(name)?;
+    let draft = Draft { file: Tracked::open(|| names::create_unnamed(at.folder, bits(mode)))? };
+    draft.fill(mode)?;
+    draft.freshen(begin)?;
+    names::name_unnamed(draft.open_file()?, at)?;
+    Ok(draft)
+}
+
+fn create_linked(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Draft> {
+    let begin = Instant::now();
+    let (private, draft) = create_private(site, mode)?;
+    let at = site.named(&private)?;
+    let named = draft.fill(mode).and_then(|()| draft.freshen(begin)).and_then(|()| names::link(at, name));
+    // NFS may repeat a request whose answer got lost, and then say that the name is taken: by us.
+    let is_ours =
+        || Ok::<_, io::Error>(names::look(site.named(name)?)?.is_some_and(|stamp| stamp.id == draft.id()));
+    let named = match named {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_ours()? => Ok(()),
+        named => named,
+    };
+    let removed = names::remove(at);
+    named?;
+    // The lock is had; a private name that stays is in nobody's way.
+    drop(removed);
+    Ok(draft)
+}
+
+fn create_private(site: &Site, mode: Option<u32>) -> io::Result<(OsString, Draft)> {
+    let mut round = 0;
+    loop {
+        round += 1;
+        let name = OsString::from(format!(".ferrolock.{}.{}", std::process::id(), random_hex()));
+        match Tracked::open(|| names::create_new(site.named(&name)?, bits(mode))) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && round < ROUNDS => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(io::Error::other(error));
+            }
+            created => return Ok((name, Draft { file: created? })),
+        }
+    }
+}
+
+fn create_plain(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Draft> {
+    let at = site.named(name)?;
+    let draft = Draft { file: Tracked::open(|| names::create_new(at, bits(mode)))? };
+    draft.fill(mode).inspect_err(|_| drop(names::remove(at)))?;
+    Ok(draft)
+}
+
+impl Draft {
+    pub(super) fn open_file(&self) -> io::Result<&std::fs::File> {
+        self.file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))
+    }
+
+    /// Writes the record, and takes the lock by which waiters of this machine are woken.
+    fn fill(&self, mode: Option<u32>) -> io::Result<()> {
+        let mut file = self.open_file()?;
+        if mode.is_some() {
+            names::set_mode(file, bits(mode))?;
+        }
+        file.write_all(&process::own_record().to_bytes())?;
+        if sys::wakes_waiters(file, self.id()) {
+            // Nobody else knows the file yet. Who cannot be woken asks again and again.
+            drop(sys::try_lock(file));
+        }
+        Ok(())
+    }
+
+    fn freshen(&self, begin: Instant) -> io::Result<()> {
+        if begin.elapsed() < STILL_FRESH { Ok(()) } else { names::touch(self.open_file()?) }
+    }
+}
+
+/// The permission bits of a new marker.
+fn bits(mode: Option<u32>) -> u32 {
+    mode.unwrap_or(0o666) & !NEVER
+}
+
+/// 32 digits that nobody else draws.
+pub(super) fn random_hex() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}

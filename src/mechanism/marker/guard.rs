@@ -1,0 +1,113 @@
+//! A held marker, and how it is given back: only one's own is removed.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+
+use super::courtesy;
+use super::draft::Draft;
+use super::site::Site;
+use crate::fork::ForkMutex;
+use crate::mechanism::{Guard, ReleaseError};
+use crate::owner::{Liveness, OwnerId};
+use crate::record::RELEASED;
+use crate::sys::{self, FileId, names};
+
+/// A marker of this process, at its name.
+#[derive(Debug)]
+struct Held {
+    /// Closed first: that wakes the next one.
+    draft: Draft,
+    site: Site,
+    /// The thread that acquired it.
+    owner: OwnerId,
+    liveness: Liveness,
+    is_withdrawn: AtomicBool,
+}
+
+/// The markers of this process, for the end of the process: unlike a kernel lock, they stay.
+static HELD: LazyLock<ForkMutex<Vec<Weak<Held>>>> = LazyLock::new(ForkMutex::new);
+
+impl Held {
+    /// Takes the marker away from its name, or sees to it that it holds nothing wherever it is.
+    ///
+    /// Does nothing in a forked child: the marker is the parent's.
+    fn withdraw(&self) -> io::Result<()> {
+        let (Some(file), Ok(at)) = (self.draft.file.file(), self.site.at()) else { return Ok(()) };
+        if self.is_withdrawn.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if sys::has_waiters(file) {
+            courtesy::owe(&self.site.name);
+        }
+        match names::look(at)? {
+            Some(stamp) if stamp.id == self.draft.id() => names::remove(at)?,
+            // A contender may have it aside, and put it back after this.
+            Some(_) | None if names::stamp_of(file)?.links > 0 => write_released(file)?,
+            Some(_) | None => {}
+        }
+        self.is_withdrawn.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn write_released(mut file: &File) -> io::Result<()> {
+    file.rewind()?;
+    file.write_all(RELEASED)?;
+    file.set_len(RELEASED.len() as u64)
+}
+
+/// The lock of a marker. Its drop gives the lock back.
+#[derive(Debug)]
+pub(super) struct MarkerGuard {
+    held: Arc<Held>,
+}
+
+impl MarkerGuard {
+    pub(super) fn new(site: Site, draft: Draft) -> Self {
+        let owner = OwnerId::current_thread();
+        let liveness = Liveness::of(owner);
+        let held = Arc::new(Held { draft, site, owner, liveness, is_withdrawn: AtomicBool::new(false) });
+        HELD.lock().push(Arc::downgrade(&held));
+        Self { held }
+    }
+}
+
+impl Guard for MarkerGuard {
+    fn file(&self) -> FileId {
+        self.held.draft.id()
+    }
+
+    fn release(self: Box<Self>) -> Result<(), ReleaseError> {
+        match self.held.withdraw() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = self.held.site.failed("unlink", error);
+                Err(ReleaseError { guard: Some(self), error })
+            }
+        }
+    }
+}
+
+impl Drop for MarkerGuard {
+    fn drop(&mut self) {
+        // Nobody can be told. A marker that stays is judged by its record when this process has ended.
+        drop(self.held.withdraw());
+        let own = Arc::as_ptr(&self.held);
+        HELD.lock().retain(|held| held.as_ptr() != own);
+    }
+}
+
+/// Removes the markers that nobody will release any more: those of threads that have ended, and of the calling thread.
+///
+/// For the end of a process. A lock object that stands for such a marker counts as held until it is released.
+pub fn remove_markers_at_exit() {
+    let held: Vec<_> = HELD.lock().iter().filter_map(Weak::upgrade).collect();
+    let here = OwnerId::current_thread();
+    for held in held {
+        if held.owner == here || held.liveness.has_exited() {
+            drop(held.withdraw());
+        }
+    }
+}

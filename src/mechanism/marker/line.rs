@@ -1,0 +1,135 @@
+//! Waiting for a marker to go.
+//!
+//! Its owner has locked the marker's file, which the kernel gives back when the file is closed: after the marker was
+//! removed, or when the owner dies. So waiters of the same machine block in that lock, in the kernel's order, and
+//! whoever gets it looks what has become of the marker. Those behind find another marker there, the new owner's, and
+//! wait for that one, in the same order.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::MarkerLock;
+use super::courtesy;
+use super::occupant::{self, Found};
+use super::site::Site;
+use crate::error::Error;
+use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Place, Terms};
+use crate::record::Content;
+use crate::registry::Tracked;
+use crate::sys::{self, FileId, Verdict};
+use crate::wait;
+
+/// What a waiter of this process waits for.
+#[derive(Debug)]
+pub(super) struct MarkerPlace {
+    lock: MarkerLock,
+    path: PathBuf,
+    terms: Terms,
+    until: Until,
+}
+
+#[derive(Debug)]
+enum Until {
+    /// The owner closes the marker.
+    Closed(Tracked),
+    /// Nobody has locked the marker, or it is none: nothing tells when it goes. The lock on it is ours then, so that
+    /// others of ours wait for us.
+    Unknown(Tracked),
+    /// The time comes.
+    Instant(Instant),
+}
+
+impl MarkerPlace {
+    /// `None`: nobody is woken here.
+    pub(super) fn open(
+        lock: &MarkerLock,
+        path: &std::path::Path,
+        terms: Terms,
+    ) -> Result<Option<Self>, Error> {
+        let Some(until) = Until::find(path, terms)? else { return Ok(None) };
+        Ok(Some(Self { lock: lock.clone(), path: path.to_owned(), terms, until }))
+    }
+}
+
+impl Until {
+    fn find(path: &std::path::Path, terms: Terms) -> Result<Option<Self>, Error> {
+        let site = Site::open(path)?;
+        if !site.folder().is_some_and(|(folder, facts)| sys::wakes_waiters(folder, facts.id)) {
+            return Ok(None);
+        }
+        if terms.manners == Manners::Polite {
+            if let Some(until) = courtesy::due(Some(&site.name)) {
+                return Ok(Some(Self::Instant(until)));
+            }
+        }
+        let Some(stamp) = site.look()? else { return Ok(Some(Self::Instant(Instant::now()))) };
+        let occupant = match occupant::read(&site, &site.name, &stamp)? {
+            Found::Marker(occupant) => occupant,
+            Found::Nothing => return Ok(Some(Self::Instant(Instant::now()))),
+            Found::Unreadable(_) => return Ok(None),
+        };
+        // What is no marker may be the file of somebody's kernel lock.
+        let (Content::Owned(_), Some(file)) = (&occupant.content, occupant.file.file()) else {
+            return Ok(Some(Self::Unknown(occupant.file)));
+        };
+        Ok(Some(match sys::try_lock(file) {
+            Err(error) if sys::classify(&error) == Verdict::Contended => {
+                sys::announce_waiter(file);
+                Self::Closed(occupant.file)
+            }
+            Ok(()) | Err(_) => Self::Unknown(occupant.file),
+        }))
+    }
+}
+
+fn unsupported() -> io::Error {
+    io::Error::from(io::ErrorKind::Unsupported)
+}
+
+impl Place for MarkerPlace {
+    fn file(&self) -> Option<FileId> {
+        match &self.until {
+            Until::Closed(file) | Until::Unknown(file) => Some(file.facts().id),
+            Until::Instant(_) => None,
+        }
+    }
+
+    /// The kernel's order in the lock of the marker is all there is, and it is another marker each time.
+    fn has_line(&self) -> bool {
+        false
+    }
+
+    fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
+        match &self.until {
+            Until::Closed(file) => sys::wait_for_lock(file.file().ok_or_else(unsupported)?, limit),
+            Until::Unknown(_) => Err(unsupported()),
+            Until::Instant(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                wait::sleep(limit.map_or(left, |limit| left.min(limit)));
+                Ok(limit.is_none_or(|limit| left <= limit))
+            }
+        }
+    }
+
+    fn leave_line(&self) {}
+
+    fn is_line_reported_stuck(&self) -> bool {
+        false
+    }
+
+    fn report_stuck_line(&self) {}
+
+    fn wait_for_lock(&self, limit: Duration) -> io::Result<bool> {
+        self.wait_for_head_of_line(Some(limit))
+    }
+
+    fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {
+        let terms = Terms { manners: Manners::Hasty, ..self.terms };
+        match self.lock.try_acquire(&self.path, terms)? {
+            Attempt::Acquired(guard) => Ok(Some(guard)),
+            Attempt::Contended(_) | Attempt::Interrupted => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What stands at the name of a marker, and whether it still holds anything.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use super::site::Site;
+use crate::error::Error;
+use crate::fork::ForkMutex;
+use crate::process::{self, Fate};
+use crate::record::{self, Content};
+use crate::registry::Tracked;
+use crate::sys::{self, FileId, Kind, Stamp, Verdict, names};
+
+/// For how long something that is no marker must have been seen unchanged before it is taken for the rest of one: its
+/// writer may just be writing.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A file at the name of a marker, kept open: as long as it is, no other file gets its number.
+#[derive(Debug)]
+pub(super) struct Occupant {
+    pub(super) file: Tracked,
+    pub(super) stamp: Stamp,
+    pub(super) content: Content,
+}
+
+/// What reading the name came to.
+#[derive(Debug)]
+pub(super) enum Found {
+    Nothing,
+    /// A file that this user may not read.
+    Unreadable(FileId),
+    Marker(Occupant),
+}
+
+/// Reads what stands at `name`, where `stamp` was seen.
+///
+/// # Errors
+/// `Refused` for what can never be a marker: a link, a folder, a FIFO, a device, a file that this user may not write.
+pub(super) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &Stamp) -> Result<Found, Error> {
+    let at = site.named(name).map_err(|error| site.failed("open", error))?;
+    refuse_other_kinds(site, stamp)?;
+    if stamp.mode & 0o200 == 0 && !names::may_write(at) {
+        return Err(site.refused(sys::distrust_error()).because("the file is not writable"));
+    }
+    let file = match Tracked::open(|| names::open_to_read(at)) {
+        Ok(file) => file,
+        Err(error) if sys::classify(&error) == Verdict::Missing || is_stale_handle(&error) => {
+            return Ok(Found::Nothing);
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok(Found::Unreadable(stamp.id));
+        }
+        Err(error) => return Err(site.failed("open", error)),
+    };
+    let read = || -> io::Result<_> {
+        let file = file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))?;
+        // Looked at first: what is written after that makes another stamp.
+        let stamp = names::stamp_of(file)?;
+        if stamp.kind != Kind::Regular {
+            return Ok((stamp, Content::Malformed));
+        }
+        let mut bytes = Vec::with_capacity(128);
+        file.take(record::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+        Ok((stamp, Content::parse(&bytes)))
+    };
+    match read() {
+        Ok((stamp, content)) => {
+            refuse_other_kinds(site, &stamp)?;
+            Ok(Found::Marker(Occupant { file, stamp, content }))
+        }
+        Err(error) if is_stale_handle(&error) => Ok(Found::Nothing),
+        Err(error) => Err(site.failed("read", error)),
+    }
+}
+
+fn is_stale_handle(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StaleNetworkFileHandle
+}
+
+fn refuse_other_kinds(site: &Site, stamp: &Stamp) -> Result<(), Error> {
+    let error = match stamp.kind {
+        Kind::Regular => return Ok(()),
+        Kind::Link => names::link_error(),
+        Kind::Folder => names::folder_error(),
+        Kind::Special => sys::special_file_error(),
+    };
+    Err(site.refused(error).because("a marker is a regular file"))
+}
+
+impl Occupant {
+    /// Whether the marker holds nothing any more, so that it may be taken out of the way.
+    ///
+    /// `lifetime`: the age at which a marker counts as abandoned although its owner may live.
+    pub(super) fn is_stale(&self, lifetime: Option<Duration>) -> bool {
+        if self.content == Content::Strict {
+            return false;
+        }
+        if lifetime.is_some_and(|lifetime| age(&self.stamp) >= lifetime) {
+            return true;
+        }
+        match &self.content {
+            Content::Released => true,
+            Content::Owned(record) => process::fate(record, self.is_local()) == Fate::Dead,
+            // Whose machine it means is not known.
+            Content::Bare(pid) => process::fate_of_bare(*pid) == Fate::Dead && self.is_past_grace(),
+            Content::Malformed => self.is_past_grace(),
+            Content::Empty | Content::Strict => false,
+        }
+    }
+
+    /// Whether this is certainly no holder's, to decide if it has to be put back where it came from. `breaker` is a
+    /// dead process whose own marker it may be.
+    pub(super) fn is_worthless(&self, breaker: u32) -> bool {
+        match &self.content {
+            Content::Released | Content::Malformed => true,
+            Content::Bare(pid) => process::fate_of_bare(*pid) == Fate::Dead,
+            Content::Owned(record) => {
+                let fate = process::fate(record, self.is_local());
+                fate == Fate::Dead || (record.pid == breaker && fate != Fate::Foreign)
+            }
+            Content::Empty | Content::Strict => false,
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        self.file.file().is_some_and(|file| sys::wakes_waiters(file, self.stamp.id))
+    }
+
+    fn is_past_grace(&self) -> bool {
+        unchanged_for(&self.stamp) >= GRACE
+    }
+}
+
+/// How long ago the marker was written, by the wall clock and the file system's: they may differ.
+#[expect(clippy::disallowed_methods, reason = "`lifetime` is defined by the wall clock, also in filelock")]
+fn age(stamp: &Stamp) -> Duration {
+    let (seconds, nanoseconds) = stamp.modified;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let written = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0));
+    now.saturating_sub(written)
+}
+
+/// A file that is no marker, and since when it has been seen as it is.
+#[derive(Debug)]
+struct Seen {
+    stamp: Stamp,
+    since: Instant,
+}
+
+/// What attempts of this process saw. It outlives them: many short attempts count like a long one.
+static SEEN: LazyLock<ForkMutex<Vec<Seen>>> = LazyLock::new(ForkMutex::new);
+const MOST_SEEN: usize = 64;
+
+/// For how long this process has known the file to be as it is, by its own clock.
+fn unchanged_for(stamp: &Stamp) -> Duration {
+    let now = Instant::now();
+    let mut seen = SEEN.lock();
+    if let Some(known) = seen.iter_mut().find(|known| known.stamp.id == stamp.id) {
+        if known.stamp != *stamp {
+            *known = Seen { stamp: *stamp, since: now };
+        }
+        return now - known.since;
+    }
+    if seen.len() == MOST_SEEN {
+        seen.remove(0);
+    }
+    seen.push(Seen { stamp: *stamp, since: now });
+    Duration::ZERO
+}
+
+/// What is at `path`, for those who only ask. Errors are no answer.
+pub(super) fn content_at(path: &Path) -> Option<Occupant> {
+    // Asking makes no folder.
+    path.parent().filter(|folder| folder.as_os_str().is_empty() || folder.is_dir())?;
+    let site = Site::open(path).ok()?;
+    let stamp = site.look().ok()??;
+    match read(&site, &site.name, &stamp).ok()? {
+        Found::Marker(occupant) => Some(occupant),
+        Found::Nothing | Found::Unreadable(_) => None,
+    }
+}

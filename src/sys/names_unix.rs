@@ -1,0 +1,240 @@
+//! Unix: the names in a folder, each call relative to an open folder, so that neither `chdir` nor a rename of the
+//! folder leads elsewhere.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::platform::{identity, narrow};
+use super::{At, Kind, Stamp};
+
+/// Whether a stale marker is taken out of its place by a plain rename, rather than by an exchange: here never, for
+/// between the two calls the path would stand empty.
+pub(crate) const MOVES_BY_RENAME: bool = false;
+
+#[cfg(target_os = "linux")]
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// What every file is opened with: never through a link at its end, never waiting for a FIFO's other end, never
+/// becoming somebody's terminal, never inherited by an executed program.
+const OPEN: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// Opens the folder `path`; the empty path is the working directory.
+pub(crate) fn open_folder(path: &Path) -> io::Result<File> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    Ok(rustix::fs::openat(CWD, path, FOLDER, Mode::empty())?.into())
+}
+
+/// The last name of `path`, if it has one that a file can have.
+pub(crate) fn file_name(path: &Path) -> io::Result<&OsStr> {
+    match path.file_name() {
+        _ if path.as_os_str().is_empty() => Err(Errno::NOENT.into()),
+        Some(name) if !path.as_os_str().as_bytes().ends_with(b"/") => Ok(name),
+        _ => Err(Errno::ISDIR.into()),
+    }
+}
+
+#[allow(
+    clippy::unnecessary_cast,
+    clippy::useless_conversion,
+    clippy::cast_lossless,
+    clippy::cast_possible_wrap,
+    reason = "the fields of `stat` have other types on every Unix"
+)]
+fn stamp(stat: &rustix::fs::Stat) -> Stamp {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Kind::Regular,
+        FileType::Directory => Kind::Folder,
+        FileType::Symlink => Kind::Link,
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => Kind::Special,
+    };
+    Stamp {
+        id: identity(stat),
+        kind,
+        mode: stat.st_mode as u32,
+        links: stat.st_nlink as u64,
+        modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+    }
+}
+
+/// What stands at the name; `None`: nothing.
+pub(crate) fn look(at: At<'_>) -> io::Result<Option<Stamp>> {
+    match rustix::fs::statat(at.folder, at.name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stamp(&stat))),
+        Err(Errno::NOENT | Errno::STALE) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// What the open file is now.
+pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
+    Ok(stamp(&rustix::fs::fstat(file)?))
+}
+
+/// Opens what is at the name for reading.
+pub(crate) fn open_to_read(at: At<'_>) -> io::Result<File> {
+    Ok(rustix::fs::openat(at.folder, at.name, OPEN.union(OFlags::RDONLY), Mode::empty())?.into())
+}
+
+/// Creates a file that has no name yet, and that vanishes if it never gets one.
+///
+/// # Errors
+/// `Unsupported` where there is no such thing.
+#[cfg(target_os = "linux")]
+pub(crate) fn create_unnamed(folder: &File, mode: u32) -> io::Result<File> {
+    let flags = OFlags::TMPFILE.union(OFlags::RDWR).union(OFlags::CLOEXEC);
+    match rustix::fs::openat(folder, c".", flags, Mode::from_raw_mode(narrow(mode))) {
+        Ok(file) => Ok(file.into()),
+        // A kernel that does not know the flag takes it for `O_DIRECTORY`.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn create_unnamed(_folder: &File, _mode: u32) -> io::Result<File> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Creates a file at a name that nothing has.
+pub(crate) fn create_new(at: At<'_>, mode: u32) -> io::Result<File> {
+    let flags = OPEN.union(OFlags::RDWR).union(OFlags::CREATE).union(OFlags::EXCL);
+    Ok(rustix::fs::openat(at.folder, at.name, flags, Mode::from_raw_mode(narrow(mode)))?.into())
+}
+
+/// Sets the permission bits, as far as the file system has any.
+pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    match rustix::fs::fchmod(file, Mode::from_raw_mode(narrow(mode))) {
+        Err(Errno::PERM) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// Sets the time of the last change to now, as the file system counts it.
+pub(crate) fn touch(file: &File) -> io::Result<()> {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    Ok(rustix::fs::futimens(file, &rustix::fs::Timestamps { last_access: now, last_modification: now })?)
+}
+
+/// Gives a file that has no name the name `at`, if nothing has it.
+#[cfg(target_os = "linux")]
+pub(crate) fn name_unnamed(file: &File, at: At<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Naming a descriptor needs a privilege, or a recent kernel; its name in `/proc` needs that mounted.
+    static IS_REFUSED: AtomicBool = AtomicBool::new(false);
+    if !IS_REFUSED.load(Ordering::Relaxed) {
+        match rustix::fs::linkat(file, c"", at.folder, at.name, AtFlags::EMPTY_PATH) {
+            Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => IS_REFUSED.store(true, Ordering::Relaxed),
+            done => return classified(done),
+        }
+    }
+    let own_name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    classified(rustix::fs::linkat(CWD, &*own_name, at.folder, at.name, AtFlags::SYMLINK_FOLLOW))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn name_unnamed(_file: &File, _at: At<'_>) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Gives the file at `old` the second name `new`, if nothing has it.
+///
+/// # Errors
+/// `Unsupported` on a file system without hard links.
+pub(crate) fn link(old: At<'_>, new: &OsStr) -> io::Result<()> {
+    classified(rustix::fs::linkat(old.folder, old.name, old.folder, new, AtFlags::empty()))
+}
+
+/// A refusal that is the file system's way to say that it has no such call.
+fn classified(done: rustix::io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK | Errno::XDEV) => {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+        done => Ok(done?),
+    }
+}
+
+/// Lets two names swap their files in one step.
+///
+/// # Errors
+/// `Unsupported` where the kernel or the file system has no such call.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+pub(crate) fn exchange(one: At<'_>, other: &OsStr) -> io::Result<()> {
+    let folder = one.folder;
+    match rustix::fs::renameat_with(folder, one.name, folder, other, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::XDEV | Errno::OPNOTSUPP) => {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+        done => Ok(done?),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+pub(crate) fn exchange(_one: At<'_>, _other: &OsStr) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Gives the file at `old` the name `new` instead.
+pub(crate) fn rename(old: At<'_>, new: &OsStr) -> io::Result<()> {
+    Ok(rustix::fs::renameat(old.folder, old.name, old.folder, new)?)
+}
+
+/// Takes the name away from the file that has it; nothing there is fine.
+pub(crate) fn remove(at: At<'_>) -> io::Result<()> {
+    match rustix::fs::unlinkat(at.folder, at.name, AtFlags::empty()) {
+        Err(Errno::NOENT | Errno::STALE) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// The names in the folder that begin with `prefix`.
+pub(crate) fn names(at: At<'_>, prefix: &OsStr) -> io::Result<Vec<OsString>> {
+    let flags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+    let folder = rustix::fs::openat(at.folder, c".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in Dir::new(folder)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name.as_bytes().starts_with(prefix.as_bytes()) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Whether this user may write to the file at the name.
+pub(crate) fn may_write(at: At<'_>) -> bool {
+    rustix::fs::accessat(at.folder, at.name, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// The error for a link at the path.
+pub(crate) fn link_error() -> io::Error {
+    Errno::LOOP.into()
+}
+
+/// The error for a folder at the path.
+pub(crate) fn folder_error() -> io::Error {
+    Errno::ISDIR.into()
+}
+
+/// Whether the name is too long for the file system.
+pub(crate) fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error())
+}

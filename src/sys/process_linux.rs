@@ -1,0 +1,148 @@
+//! Linux: processes by pidfd and `/proc`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use once_cell::race::OnceBox;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+
+/// The inodes of the namespaces that a machine starts with.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+const INITIAL_TIME_NAMESPACE: u64 = 0xEFFF_FFFA;
+
+pub(crate) fn host_name() -> Vec<u8> {
+    rustix::system::uname().nodename().to_bytes().to_vec()
+}
+
+/// The number of this process's PID namespace, unless it is the machine's own: there, processes have other numbers.
+pub(crate) fn pid_namespace() -> Option<u64> {
+    let inode = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+    (inode != INITIAL_PID_NAMESPACE).then_some(inode)
+}
+
+/// Tells this start of the machine from all others; 0 where that is unknown.
+pub(crate) fn boot_id() -> u128 {
+    static BOOT: OnceBox<u128> = OnceBox::new();
+    *BOOT.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Box::new(u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0))
+    })
+}
+
+/// When the process began, in clock ticks since the machine did; `None`: not to be known, or not to be compared.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    if is_time_shifted() { None } else { ticks(&fs::read(format!("/proc/{pid}/stat")).ok()?) }
+}
+
+/// The 22nd field; the second, the command in brackets, may hold anything.
+fn ticks(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let field = stat[end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).nth(19)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// Whether this process counts the machine's time from another moment than the rest of the machine, or may.
+fn is_time_shifted() -> bool {
+    let current = match fs::metadata("/proc/self/ns/time") {
+        Ok(namespace) => namespace.ino(),
+        Err(error) => return error.kind() != io::ErrorKind::NotFound,
+    };
+    if current == INITIAL_TIME_NAMESPACE {
+        return false;
+    }
+    let for_children = fs::metadata("/proc/self/ns/time_for_children").map(|namespace| namespace.ino());
+    if for_children.ok() != Some(current) {
+        // The offsets shown are those of the children.
+        return true;
+    }
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    !offsets.lines().any(|line| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        fields == ["boottime", "0", "0"] || fields == ["7", "0", "0"]
+    })
+}
+
+/// Whether a process of that number runs in this namespace; `None`: not to be known.
+///
+/// A process that has ended, but that nobody has asked about yet (a zombie), does not run; its pidfd is readable.
+pub(crate) fn is_running(pid: u32) -> Option<bool> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => {
+            let mut wanted = [PollFd::new(&process, PollFlags::IN)];
+            let ended = rustix::event::poll(&mut wanted, Some(&Timespec::default())).ok()?;
+            Some(ended == 0)
+        }
+        Err(Errno::SRCH) => Some(false),
+        // A kernel without pidfds, or a number that is a thread's.
+        Err(_) => match rustix::process::test_kill_process(pid) {
+            Err(Errno::SRCH) => Some(false),
+            Ok(()) | Err(Errno::PERM) => Some(true),
+            Err(_) => None,
+        },
+    }
+}
+
+/// Whether a process that calls itself `pid` may run in a PID namespace below this one: containers may share the
+/// host's name. `start` is when it began, where that is known.
+pub(crate) fn may_run_below(pid: u32, start: Option<u64>) -> bool {
+    // Without the list nobody can say that there is none.
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let names_itself = |outer: &u32| {
+        fs::read(format!("/proc/{outer}/status")).is_ok_and(|status| innermost_pid(&status) == Some(pid))
+    };
+    numbers.filter(names_itself).any(|outer| {
+        let began = start_time(outer);
+        start.is_none() || began.is_none() || began == start
+    })
+}
+
+/// The number by which a process of a namespace below knows itself; `None` for one of this namespace.
+fn innermost_pid(status: &[u8]) -> Option<u32> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"))?;
+    let numbers: Vec<_> = std::str::from_utf8(line).ok()?.split_ascii_whitespace().collect();
+    if numbers.len() < 2 { None } else { numbers.last()?.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_of_a_process_is_found_behind_any_command() {
+        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 208065 20 21";
+        assert_eq!(ticks(format!("12 (a) b) {fields}").as_bytes()), Some(208_065));
+        assert_eq!(ticks(format!("12 (sh) {fields}").as_bytes()), Some(208_065));
+        assert_eq!(ticks(b"12 (sh) S 1 2"), None);
+        assert_eq!(ticks(b""), None);
+        assert!(start_time(std::process::id()).is_some_and(|start| start > 0));
+    }
+
+    #[test]
+    fn a_process_of_a_namespace_below_names_itself_otherwise() {
+        assert_eq!(innermost_pid(b"Name:\tsh\nNSpid:\t4711\t12\nX:\t1\n"), Some(12));
+        assert_eq!(innermost_pid(b"Name:\tsh\nNSpid:\t4711\n"), None);
+        assert_eq!(innermost_pid(b"Name:\tNSpid: 1 2\n"), None);
+    }
+
+    #[test]
+    fn a_zombie_does_not_run() -> io::Result<()> {
+        let mut child = std::process::Command::new("true").spawn()?;
+        let pid = child.id();
+        assert_eq!(is_running(std::process::id()), Some(true));
+        while is_running(pid) != Some(false) {
+            std::thread::yield_now();
+        }
+        // Its number is still taken: nobody has asked about it.
+        assert!(
+            rustix::process::test_kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).is_ok()
+        );
+        child.wait()?;
+        assert_eq!(is_running(pid), Some(false));
+        Ok(())
+    }
+}
