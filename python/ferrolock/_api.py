@@ -28,6 +28,7 @@ _DEFAULTS = {
     "is_singleton": False,
     "poll_interval": 0.05,
     "lifetime": None,
+    "fallback_to_soft": True,
 }
 
 
@@ -139,6 +140,7 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         is_singleton: bool = False,
         poll_interval: float = 0.05,
         lifetime: float | None = None,
+        fallback_to_soft: bool = True,
     ) -> None:
         """
         Touch no file; that is for :meth:`acquire`.
@@ -152,14 +154,22 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         :param poll_interval: seconds between two questions of ``cancel_check``, and the longest pause
             between two attempts where waiting has to poll
         :param lifetime: seconds after which a marker counts as abandoned; ignored by kernel locks
+        :param fallback_to_soft: where the lock call of a file system was found to exclude nobody, go by a marker
+            (the path with ``.soft`` after it) and warn; False fails there
         :raises TypeError, ValueError: for an option of the wrong kind or out of range
         """
         if lifetime is not None:
             check_lifetime(lifetime)
-            type(self)._admit_lifetime(lifetime, stacklevel=2)
-        self._configure(lock_file, timeout, mode, thread_local, blocking, is_singleton, poll_interval)
+            if not self._ages:  # who has markers was warned by the metaclass, also where a singleton is found
+                lifetime = type(self)._admit_lifetime(lifetime, stacklevel=2)
+        self._configure(
+            lock_file, timeout, mode, thread_local, blocking, is_singleton, poll_interval, lifetime, fallback_to_soft
+        )
 
     _singleton_options: dict[str, Any]
+
+    _ages = False
+    """Whether a lifetime means anything to locks of this class."""
 
     @property
     @abstractmethod
@@ -226,6 +236,8 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             "blocking": self.blocking,
             "is_singleton": self.is_singleton,
             "poll_interval": self.poll_interval,
+            "lifetime": self.lifetime,
+            "fallback_to_soft": self.fallback_to_soft,
         }
 
 
@@ -248,7 +260,7 @@ def _unpickle(cls: FileLockMeta, lock_file: str, settings: dict[str, Any]) -> An
     from ._singleton import get_or_construct
 
     options = {name: value for name, value in settings.items() if name != "is_singleton"}
-    return get_or_construct(cls, lock_file, {**options, "lifetime": None}, construct)
+    return get_or_construct(cls, lock_file, options, construct)
 
 
 __all__ = ["AcquireReturnProxy", "BaseFileLock"]

@@ -17,6 +17,9 @@ class Timeout(TimeoutError):  # noqa: N818 - filelock's name
     _contended: tuple[int, int] | None = None
     """Device and inode of the file that somebody else had locked."""
 
+    _pid: int | None = None
+    """The process that the lock itself names."""
+
     _is_held_here = False
     """Whether it was this process that had it locked."""
 
@@ -49,6 +52,8 @@ class Timeout(TimeoutError):  # noqa: N818 - filelock's name
             return f" It is held by {self._holder}, which this host cannot probe."
         if self._is_held_here:
             return " It is held by this process."
+        if self._pid is not None:
+            return f" It is held by process {self._pid}{_command(self._pid)}."
         if self._contended is None:
             return ""
         pid = _native.possible_holder(*self._contended)

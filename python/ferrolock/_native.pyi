@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from types import GenericAlias, TracebackType
-from typing import Any, Final, Generic, TypeVar, final
+from typing import Any, Final, Generic, Literal, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -18,6 +18,7 @@ __all__ = [
     "check_lifetime",
     "check_options",
     "possible_holder",
+    "remove_markers_at_exit",
 ]
 
 MECHANISM: Final[str]
@@ -64,6 +65,20 @@ class NativeLock:
         blocking: bool | None = None,
         is_singleton: bool | None = None,
         poll_interval: float | None = None,
+        lifetime: float | None = None,
+        fallback_to_soft: bool | None = None,
+    ) -> None: ...
+    def _configure_marker(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float,
+        mode: int,
+        thread_local: bool,
+        blocking: bool | None = None,
+        is_singleton: bool | None = None,
+        poll_interval: float | None = None,
+        lifetime: float | None = None,
+        fallback_to_soft: bool | None = None,
     ) -> None: ...
     def acquire(
         self,
@@ -112,6 +127,9 @@ class NativeLock:
     def _is_held_at(self, path: str | os.PathLike[str]) -> bool: ...
     def _is_held_by_anyone(self) -> bool: ...
     def _note_own_methods(self) -> None: ...
+    def _marker_pid(self) -> int | None: ...
+    def _is_marker_own(self) -> bool: ...
+    def _remove_marker(self) -> None: ...
     @property
     def lock_file(self) -> str:
         """The path of the lock file, as it was given."""
@@ -128,6 +146,19 @@ class NativeLock:
     def is_singleton(self) -> bool:
         """Whether there is one lock object for each path and class."""
 
+    @property
+    def fallback_to_soft(self) -> bool:
+        """Whether a marker takes the place of a kernel lock that was found to exclude nobody."""
+
+    @property
+    def waits_by(self) -> Literal["kernel", "polling"]:
+        """
+        How a wait for the lock would go on: the kernel wakes the waiter, or the waiter asks again and again.
+
+        The kernel does on Linux, on the file systems of this machine, and for threads that gevent or eventlet did
+        not patch.
+        """
+
     def is_thread_local(self) -> bool:
         """Whether each thread has a hold and a count of its own."""
 
@@ -140,6 +171,7 @@ class NativeLock:
         """Whether a mode was given: then it is set exactly, whatever the umask."""
 
     _timeout: float
+    _lifetime: float | None
     @property
     def blocking(self) -> bool:
         """Whether :meth:`acquire` waits."""
@@ -161,6 +193,9 @@ def check_lifetime(lifetime: float | None) -> None:
 
 def check_options(lifetime: float | None, poll_interval: float, blocking: bool, timeout: float, mode: int) -> None:
     """Check the options of a lock in the order in which filelock does."""
+
+def remove_markers_at_exit() -> None:
+    """Remove the markers that nobody will release any more, at the end of the process."""
 
 def possible_holder(device: int, inode: int) -> int | None:
     """The process that may hold the lock on the file, where that can be known."""

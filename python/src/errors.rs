@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 
+use ferrolock::mechanism::Holder;
 use ferrolock::{Error, ErrorKind, FileId};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -11,7 +12,12 @@ use crate::known::known;
 use crate::once::Once;
 
 /// The `Timeout` for `lock_file`, which tells about the contended file when it is asked for its text.
-pub(crate) fn timeout(py: Python<'_>, lock_file: &Bound<'_, PyAny>, contended: Option<FileId>) -> PyErr {
+fn timeout(
+    py: Python<'_>,
+    lock_file: &Bound<'_, PyAny>,
+    contended: Option<FileId>,
+    holder: Option<Holder>,
+) -> PyErr {
     static TIMEOUT: Once = Once::new();
     let build = || {
         let class = || Ok(py.import("ferrolock._error")?.getattr("Timeout")?.unbind());
@@ -20,16 +26,29 @@ pub(crate) fn timeout(py: Python<'_>, lock_file: &Bound<'_, PyAny>, contended: O
             timeout.setattr("_is_held_here", ferrolock::is_held_here(file))?;
             timeout.setattr("_contended", (file.device, file.inode))?;
         }
+        match holder {
+            Some(Holder::Here { pid }) => timeout.setattr("_pid", pid)?,
+            Some(Holder::Elsewhere { pid, host }) => {
+                timeout.setattr("_holder", format!("pid {pid} on {host}"))?;
+            }
+            Some(Holder::Unnamed) => timeout.setattr("_holder", "an owner that recorded no process id")?,
+            None => {}
+        }
         Ok(PyErr::from_value(timeout))
     };
     build().unwrap_or_else(|error: PyErr| error)
 }
 
 /// Any error of the core about the lock object on `lock_file`.
-pub(crate) fn from_core(py: Python<'_>, lock_file: &Bound<'_, PyAny>, error: &Error) -> PyErr {
+pub(crate) fn from_core(
+    py: Python<'_>,
+    lock_file: &Bound<'_, PyAny>,
+    error: &Error,
+    holder: Option<Holder>,
+) -> PyErr {
     match error.kind() {
-        ErrorKind::TimedOut(file) => timeout(py, lock_file, file),
-        ErrorKind::Cancelled => timeout(py, lock_file, None),
+        ErrorKind::TimedOut(file) => timeout(py, lock_file, file, holder),
+        ErrorKind::Cancelled => timeout(py, lock_file, None, None),
         ErrorKind::Deadlock => PyRuntimeError::new_err(format!(
             "Deadlock: lock '{lock_file}' is already held by a different FileLock instance in this thread. Use \
              is_singleton=True to enable reentrant locking across instances."

@@ -5,7 +5,9 @@
 //! core is held.
 
 mod caller;
+mod configured;
 mod errors;
+mod given;
 mod known;
 mod lock;
 mod logging;
@@ -21,6 +23,12 @@ use pyo3::prelude::*;
 #[pyfunction]
 fn possible_holder(py: Python<'_>, device: u64, inode: u64) -> Option<u32> {
     py.detach(|| ferrolock::possible_holder(ferrolock::FileId { device, inode }))
+}
+
+/// Removes the markers that this process leaves behind at its end.
+#[pyfunction]
+fn remove_markers_at_exit(py: Python<'_>) {
+    py.detach(ferrolock::mechanism::remove_markers_at_exit);
 }
 
 /// The path with the links of its folder followed, but not one at its end.
@@ -46,7 +54,7 @@ mod _native {
     #[pymodule_export]
     use super::proxy::AcquireReturnProxy;
     #[pymodule_export]
-    use super::{canonical_path, possible_holder};
+    use super::{canonical_path, possible_holder, remove_markers_at_exit};
 
     /// The lock call of this platform: `"flock"`, `"LockFileEx"` or `"none"`.
     #[pymodule_export]

@@ -1,25 +1,26 @@
 //! The native base class of all file locks.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::ffi::CString;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ferrolock::mechanism::KernelLock;
-use ferrolock::{ErrorKind, Lock, Patience, Released, Scope};
+use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
+use ferrolock::{ErrorKind, Patience, Released, WaitsBy};
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::caller::{Caller, caller};
+use crate::configured::{Configured, Failure};
 use crate::errors;
+use crate::given::Given;
 use crate::known::known;
 use crate::logging;
 use crate::options;
 use crate::proxy::AcquireReturnProxy;
-use crate::settings::{Settings, SettingsCell};
-use crate::watch::{Needs, PythonWatch};
+use crate::settings::Settings;
 
 /// The fast half of `BaseFileLock`: everything that touches the core.
 ///
@@ -35,58 +36,19 @@ pub(crate) struct NativeLock {
     is_finalizing: AtomicBool,
 }
 
-struct Configured {
-    lock: Lock,
-    lock_file: Py<PyAny>,
-    path: Result<PathBuf, UnusablePath>,
-    mode: Option<u32>,
-    settings: SettingsCell,
-    thread_local: Py<PyAny>,
-    /// As it was passed; False where nothing was.
-    is_singleton: Option<Py<PyAny>>,
-}
-
-/// A path that construction takes, as filelock does, and that no acquisition can use.
-#[derive(Debug, Clone, Copy)]
-enum UnusablePath {
-    Bytes,
-    HasNul,
-}
-
-impl UnusablePath {
-    fn error(self) -> PyErr {
-        match self {
-            Self::Bytes => PyTypeError::new_err("lock_file must be a str or os.PathLike of str, not bytes"),
-            Self::HasNul => PyValueError::new_err("embedded null byte in lock_file"),
-        }
-    }
-}
-
-/// The path as `os.fspath` gives it: a str, or bytes.
-fn fspath<'py>(lock_file: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    if lock_file.is_exact_instance_of::<PyString>() {
-        return Ok(lock_file.clone());
-    }
-    lock_file.py().import("os")?.call_method1("fspath", (lock_file,))
-}
-
-/// What the operating system will be given for `lock_file`.
-fn usable_path(lock_file: &Bound<'_, PyAny>) -> PyResult<Result<PathBuf, UnusablePath>> {
-    if lock_file.is_instance_of::<PyBytes>() {
-        return Ok(Err(UnusablePath::Bytes));
-    }
-    let path = match lock_file.cast::<PyString>().map(|text| text.to_str()) {
-        // The same bytes in every file system encoding; anything else takes the way through Python's.
-        Ok(Ok(text)) if text.is_ascii() => PathBuf::from(text),
-        _ => PathBuf::from(lock_file.extract::<OsString>()?),
-    };
-    if path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Ok(Err(UnusablePath::HasNul));
-    }
-    Ok(Ok(path))
-}
-
 impl NativeLock {
+    fn configure(
+        &self,
+        lock_file: &Bound<'_, PyAny>,
+        given: &Given<'_, '_>,
+        mechanism: impl FnOnce(Option<u32>) -> Box<dyn Mechanism>,
+    ) -> PyResult<()> {
+        let configured = Configured::new(lock_file, given, mechanism)?;
+        self.configured
+            .set(configured)
+            .map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
+    }
+
     fn configured(&self) -> PyResult<&Configured> {
         self.configured.get().ok_or_else(|| {
             PyRuntimeError::new_err("the lock is not initialized: __init__ of its base class was not called")
@@ -108,15 +70,15 @@ impl NativeLock {
         let timeout = options::patience(settings.timeout_seconds, settings.blocking)?;
         let log = logging::log(slf.as_any(), &this.lock_file)?;
         if !this.lock.nest(caller.owner) {
-            let path = this.path.as_deref().map_err(|unusable| unusable.error())?;
+            let path = this.path()?;
             if let Some(log) = &log {
                 log.debug("Attempting to acquire lock %s on %s")?;
             }
             let poll_interval = std::time::Duration::from_secs_f64(settings.poll_interval_seconds);
-            let patience = Patience { timeout, poll_interval };
+            let patience = Patience { timeout, poll_interval, lifetime: settings.lifetime() };
             let acquired = this.acquire_detached(slf, caller, path, patience, cancel_check);
             if let Err(error) = acquired {
-                if let (Some(log), Failure::Core(error)) = (&log, &error) {
+                if let (Some(log), Failure::Core(error, _)) = (&log, &error) {
                     if matches!(error.kind(), ErrorKind::TimedOut(_)) {
                         log.debug(if settings.blocking {
                             "Timeout on acquiring lock %s on %s"
@@ -128,14 +90,15 @@ impl NativeLock {
                 return Err(error.into_py(py, this.lock_file.bind(py)));
             }
         }
-        if let Some(log) = &log {
-            if let Err(error) = log.debug("Lock %s acquired on %s") {
-                // The caller sees an exception, so it must not have the lock.
-                this.release_detached(py, caller, false)?;
-                return Err(error);
-            }
+        let told = tell_notices(py).and_then(|()| match &log {
+            Some(log) => log.debug("Lock %s acquired on %s"),
+            None => Ok(()),
+        });
+        if told.is_err() {
+            // The caller sees an exception, so it must not have the lock.
+            this.release_detached(py, caller, false)?;
         }
-        Ok(())
+        told
     }
 
     /// Whether `slf` has the native method `name`, and not one of a subclass or of the object itself.
@@ -153,56 +116,13 @@ impl NativeLock {
     }
 }
 
-/// Why an acquisition came to nothing.
-enum Failure {
-    Core(ferrolock::Error),
-    /// A signal handler, `cancel_check` or a logging handler raised.
-    Python(PyErr),
-}
-
-impl Failure {
-    fn into_py(self, py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
-        match self {
-            Self::Core(error) => errors::from_core(py, lock_file, &error),
-            Self::Python(error) => error,
-        }
+/// Warns of what the core has noticed about file systems.
+fn tell_notices(py: Python<'_>) -> PyResult<()> {
+    for notice in ferrolock::take_notices() {
+        let text = CString::new(notice).unwrap_or_default();
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
     }
-}
-
-impl Configured {
-    fn acquire_detached(
-        &self,
-        object: &Bound<'_, NativeLock>,
-        caller: &Caller,
-        path: &Path,
-        patience: Patience,
-        cancel_check: Option<&Py<PyAny>>,
-    ) -> Result<(), Failure> {
-        let lock = object.as_any().as_unbound();
-        let mut watch = PythonWatch {
-            caller,
-            lock,
-            lock_file: &self.lock_file,
-            cancel_check,
-            needs: Needs::default(),
-            error: None,
-        };
-        let mut acquire = || self.lock.acquire(caller.owner, path, patience, &mut watch);
-        let acquired = match caller.hub_sleep {
-            // While this greenlet sleeps, others run on this very stack of attachments.
-            Some(_) => acquire(),
-            None => object.py().detach(acquire),
-        };
-        match (acquired, watch.error) {
-            (Err(_), Some(error)) => Err(Failure::Python(error)),
-            (acquired, _) => acquired.map_err(Failure::Core),
-        }
-    }
-
-    fn release_detached(&self, py: Python<'_>, caller: &Caller, force: bool) -> PyResult<Released> {
-        let released = py.detach(|| self.lock.release(caller.owner, force));
-        released.map_err(|error| errors::from_core(py, self.lock_file.bind(py), &error))
-    }
+    Ok(())
 }
 
 #[pymethods]
@@ -217,8 +137,9 @@ impl NativeLock {
         }
     }
 
+    /// Makes this a kernel lock.
     #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
-    #[pyo3(signature = (lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None))]
+    #[pyo3(signature = (lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None, fallback_to_soft=None))]
     fn _configure(
         &self,
         lock_file: &Bound<'_, PyAny>,
@@ -228,30 +149,52 @@ impl NativeLock {
         blocking: Option<&Bound<'_, PyAny>>,
         is_singleton: Option<&Bound<'_, PyAny>>,
         poll_interval: Option<&Bound<'_, PyAny>>,
+        lifetime: Option<&Bound<'_, PyAny>>,
+        fallback_to_soft: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let poll_interval_seconds =
-            poll_interval.map_or(Ok(options::DEFAULT_POLL_INTERVAL_SECONDS), options::poll_interval)?;
-        let settings = Settings {
-            poll_interval_seconds,
-            blocking: blocking.map_or(Ok(true), options::blocking)?,
-            timeout_seconds: options::timeout(timeout)?,
-        };
-        let mode = options::mode(mode)?;
-        let lock_file = &fspath(lock_file)?;
-        let is_thread_local = thread_local.is_truthy()?;
-        let scope = if is_thread_local { Scope::PerOwner } else { Scope::Shared };
-        let configured = Configured {
-            lock: Lock::new(Box::new(KernelLock::new(mode)), scope),
-            lock_file: lock_file.clone().unbind(),
-            path: usable_path(lock_file)?,
+        let given = Given {
+            timeout,
             mode,
-            settings: SettingsCell::new(settings, is_thread_local),
-            thread_local: thread_local.clone().unbind(),
-            is_singleton: is_singleton.map(|value| value.clone().unbind()),
+            thread_local,
+            blocking,
+            is_singleton,
+            poll_interval,
+            lifetime,
+            fallback_to_soft,
         };
-        self.configured
-            .set(configured)
-            .map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
+        let falls_back = fallback_to_soft.map_or(Ok(true), Bound::is_truthy)?;
+        self.configure(lock_file, &given, |mode| {
+            let lock = KernelLock::new(mode);
+            Box::new(if falls_back { lock } else { lock.without_fallback() })
+        })
+    }
+
+    /// Makes this a lock by the existence of a file.
+    #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
+    #[pyo3(signature = (lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None, fallback_to_soft=None))]
+    fn _configure_marker(
+        &self,
+        lock_file: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+        mode: &Bound<'_, PyAny>,
+        thread_local: &Bound<'_, PyAny>,
+        blocking: Option<&Bound<'_, PyAny>>,
+        is_singleton: Option<&Bound<'_, PyAny>>,
+        poll_interval: Option<&Bound<'_, PyAny>>,
+        lifetime: Option<&Bound<'_, PyAny>>,
+        fallback_to_soft: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let given = Given {
+            timeout,
+            mode,
+            thread_local,
+            blocking,
+            is_singleton,
+            poll_interval,
+            lifetime,
+            fallback_to_soft,
+        };
+        self.configure(lock_file, &given, |mode| Box::new(MarkerLock::new(mode)))
     }
 
     /// Acquires the lock, or counts one level more if this thread holds it.
@@ -388,6 +331,15 @@ impl NativeLock {
         Ok(self.configured()?.lock_file.clone_ref(py))
     }
 
+    /// How a wait for the lock would go on: `"kernel"` or `"polling"`.
+    #[getter]
+    fn waits_by(&self, py: Python<'_>) -> PyResult<&'static str> {
+        let path = self.configured()?.path()?;
+        let is_greenlet = caller(py)?.hub_sleep.is_some();
+        let waits_by = py.detach(|| self.configured.get().map(|configured| configured.lock.waits_by(path)));
+        Ok(logging::name(waits_by.filter(|_| !is_greenlet).unwrap_or(WaitsBy::Polling)))
+    }
+
     /// Whether this thread holds the lock.
     #[getter]
     fn is_locked(&self, py: Python<'_>) -> PyResult<bool> {
@@ -407,6 +359,13 @@ impl NativeLock {
         passed.map_or_else(|| false.into_py_any(py), |value| Ok(value.clone_ref(py)))
     }
 
+    /// Whether a marker takes the place of a lock that was found to do nothing.
+    #[getter]
+    fn fallback_to_soft(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let passed = self.configured()?.fallback_to_soft.as_ref();
+        passed.map_or_else(|| true.into_py_any(py), |value| Ok(value.clone_ref(py)))
+    }
+
     /// Whether each thread has a hold and a count of its own.
     fn is_thread_local(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(self.configured()?.thread_local.clone_ref(py))
@@ -422,6 +381,37 @@ impl NativeLock {
     #[getter]
     fn has_explicit_mode(&self) -> PyResult<bool> {
         Ok(self.configured()?.mode.is_some())
+    }
+
+    /// The age in seconds at which a marker counts as abandoned, or None.
+    #[getter(_lifetime)]
+    fn get_lifetime(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        Ok(self.configured()?.settings.get(py).lifetime().map(|lifetime| lifetime.as_secs_f64()))
+    }
+
+    #[setter(_lifetime)]
+    fn set_lifetime(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let settings = &self.configured()?.settings;
+        settings.set(py, Settings { lifetime_seconds: options::lifetime(value)?, ..settings.get(py) })
+    }
+
+    /// The process that the marker at the path names as its owner.
+    fn _marker_pid(&self, py: Python<'_>) -> PyResult<Option<u32>> {
+        let path = self.configured()?.path()?;
+        Ok(py.detach(|| MarkerLock::content(path).and_then(|content| content.pid())))
+    }
+
+    /// Whether the marker at the path names this very process.
+    fn _is_marker_own(&self, py: Python<'_>) -> PyResult<bool> {
+        let path = self.configured()?.path()?;
+        Ok(py.detach(|| MarkerLock::is_held_by_this_process(path)))
+    }
+
+    /// Removes the marker at the path, whoever it belongs to.
+    fn _remove_marker(&self, py: Python<'_>) -> PyResult<()> {
+        let path = self.configured()?.path()?;
+        let removed = py.detach(|| MarkerLock::remove(path));
+        removed.map_err(|error| errors::from_io(py, &error, path.as_os_str()))
     }
 
     #[getter(_timeout)]

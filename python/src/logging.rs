@@ -1,5 +1,6 @@
 //! The messages of the logger "filelock", as filelock words them.
 
+use ferrolock::WaitsBy;
 use pyo3::prelude::*;
 
 use crate::known::known;
@@ -41,10 +42,24 @@ pub(crate) fn log<'py>(lock: &Bound<'py, PyAny>, lock_file: &Py<PyAny>) -> PyRes
     }))
 }
 
+/// How a wait goes on, in a word.
+pub(crate) fn name(waits_by: WaitsBy) -> &'static str {
+    match waits_by {
+        WaitsBy::Kernel => "kernel",
+        WaitsBy::Polling => "polling",
+    }
+}
+
 impl Log<'_> {
     /// Logs `message`, which has a place for the lock's id and one for its path.
     pub(crate) fn debug(&self, message: &str) -> PyResult<()> {
         let arguments = (message, self.lock, &self.lock_file);
+        self.logger.call_method1("debug", arguments).map(drop)
+    }
+
+    /// The only message that is not filelock's.
+    pub(crate) fn waits_by(&self, waits_by: WaitsBy) -> PyResult<()> {
+        let arguments = ("Lock %s on %s is waited for by %s", self.lock, &self.lock_file, name(waits_by));
         self.logger.call_method1("debug", arguments).map(drop)
     }
 

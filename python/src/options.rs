@@ -98,17 +98,22 @@ pub(crate) fn mode(value: &Bound<'_, PyAny>) -> PyResult<Option<u32>> {
     }
 }
 
+/// The age in seconds at which a marker expires; not a number for None.
+pub(crate) fn lifetime(value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    if value.is_none() {
+        return Ok(f64::NAN);
+    }
+    let age = seconds("lifetime", value)?;
+    if age.is_finite() && age >= 0.0 {
+        return Ok(age);
+    }
+    Err(PyValueError::new_err("lifetime must be finite and non-negative"))
+}
+
 /// Checks the age in seconds at which a marker expires.
 #[pyfunction]
 pub(crate) fn check_lifetime(lifetime: &Bound<'_, PyAny>) -> PyResult<()> {
-    if lifetime.is_none() {
-        return Ok(());
-    }
-    let age = seconds("lifetime", lifetime)?;
-    if age.is_finite() && age >= 0.0 {
-        return Ok(());
-    }
-    Err(PyValueError::new_err("lifetime must be finite and non-negative"))
+    self::lifetime(lifetime).map(drop)
 }
 
 /// Checks the options of a lock in the order in which filelock does.

@@ -1,9 +1,10 @@
-//! The settings of a lock object that can change: `timeout`, `blocking`, `poll_interval`.
+//! The settings of a lock object that can change: `timeout`, `blocking`, `poll_interval`, `lifetime`.
 //!
 //! They are atomics, so that a fork never finds one locked. A thread-local lock gives each thread a set of
 //! its own from the first change on; others keep what the lock was constructed with.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
@@ -17,6 +18,15 @@ pub(crate) struct Settings {
     pub(crate) timeout_seconds: f64,
     pub(crate) blocking: bool,
     pub(crate) poll_interval_seconds: f64,
+    /// Not a number where there is none.
+    pub(crate) lifetime_seconds: f64,
+}
+
+impl Settings {
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        // Longer than a `Duration` is as good as for ever.
+        Duration::try_from_secs_f64(self.lifetime_seconds).ok()
+    }
 }
 
 /// The settings of one lock object.
@@ -24,6 +34,7 @@ pub(crate) struct SettingsCell {
     timeout_seconds: AtomicU64,
     blocking: AtomicBool,
     poll_interval_seconds: AtomicU64,
+    lifetime_seconds: AtomicU64,
     is_thread_local: bool,
     /// A `threading.local`, made when a thread first sets something: it dies with its threads, follows a
     /// fork, and is greenlet-local where threads are patched.
@@ -36,6 +47,7 @@ impl SettingsCell {
             timeout_seconds: AtomicU64::new(settings.timeout_seconds.to_bits()),
             blocking: AtomicBool::new(settings.blocking),
             poll_interval_seconds: AtomicU64::new(settings.poll_interval_seconds.to_bits()),
+            lifetime_seconds: AtomicU64::new(settings.lifetime_seconds.to_bits()),
             is_thread_local,
             own: Once::new(),
         }
@@ -54,6 +66,7 @@ impl SettingsCell {
             timeout_seconds: seconds(&self.timeout_seconds),
             blocking: self.blocking.load(Ordering::Relaxed),
             poll_interval_seconds: seconds(&self.poll_interval_seconds),
+            lifetime_seconds: seconds(&self.lifetime_seconds),
         }
     }
 
@@ -67,6 +80,7 @@ impl SettingsCell {
         self.timeout_seconds.store(settings.timeout_seconds.to_bits(), Ordering::Relaxed);
         self.blocking.store(settings.blocking, Ordering::Relaxed);
         self.poll_interval_seconds.store(settings.poll_interval_seconds.to_bits(), Ordering::Relaxed);
+        self.lifetime_seconds.store(settings.lifetime_seconds.to_bits(), Ordering::Relaxed);
         Ok(())
     }
 }

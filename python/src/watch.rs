@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use ferrolock::{Stop, Watch};
+use ferrolock::{Stop, WaitsBy, Watch};
 use pyo3::prelude::*;
 
 use crate::caller::Caller;
@@ -29,6 +29,8 @@ pub(crate) struct PythonWatch<'a> {
     pub(crate) cancel_check: Option<&'a Py<PyAny>>,
     /// What the first question brought to light about the rest of the wait.
     pub(crate) needs: Needs,
+    /// How the wait goes on, until the log was told.
+    pub(crate) waits_by: Option<WaitsBy>,
     /// Why the wait was interrupted.
     pub(crate) error: Option<PyErr>,
 }
@@ -69,6 +71,10 @@ impl PythonWatch<'_> {
 }
 
 impl Watch for PythonWatch<'_> {
+    fn begins(&mut self, waits_by: WaitsBy) {
+        self.waits_by = Some(waits_by);
+    }
+
     fn may_block(&self) -> bool {
         self.caller.hub_sleep.is_none()
     }
@@ -99,6 +105,9 @@ impl Watch for PythonWatch<'_> {
             }
             if !pause.is_zero() {
                 if let Some(log) = log()? {
+                    if let Some(waits_by) = watch.waits_by.take() {
+                        log.waits_by(waits_by)?;
+                    }
                     log.waiting(pause.as_secs_f64())?;
                 }
             }

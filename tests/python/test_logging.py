@@ -21,6 +21,7 @@ FAILED = "Failed to immediately acquire lock %s on %s"
 CANCELLED = "Cancellation requested for lock %s on %s"
 TIMED_OUT = "Timeout on acquiring lock %s on %s"
 WAITING = "Lock %s not acquired on %s, waiting %s seconds ..."
+WAITS_BY = "Lock %s on %s is waited for by %s"
 RELEASING = "Attempting to release lock %s on %s"
 RELEASED = "Lock %s released on %s"
 
@@ -142,7 +143,7 @@ def test_a_cancellation_is_told(lock: FileLock, log: Log) -> None:
     with held_by_a_silent_thread(lock.lock_file, log):
         with pytest.raises(Timeout):
             lock.acquire(cancel_check=lambda: True)
-        records = [record for record in log.take() if record[0] != WAITING]
+        records = [record for record in log.take() if record[0] not in {WAITING, WAITS_BY}]
         assert records[0] == said(lock, ATTEMPT)[0]
         assert records[-1] == said(lock, CANCELLED)[0]
         assert set(records) == set(said(lock, ATTEMPT, CANCELLED))
@@ -160,7 +161,15 @@ def test_a_wait_is_told_between_its_attempt_and_its_end(lock: FileLock, log: Log
         for identity, path, seconds in waits:
             assert (identity, path) == (id(lock), lock.lock_file)
             assert 0 <= seconds <= 0.2
-        assert {message for message, _ in records} == {ATTEMPT, WAITING, TIMED_OUT}
+        assert {message for message, _ in records} == {ATTEMPT, WAITS_BY, WAITING, TIMED_OUT}
+
+
+def test_a_wait_says_once_how_it_goes_on(lock: FileLock, log: Log) -> None:
+    with held_by_a_silent_thread(lock.lock_file, log):
+        with pytest.raises(Timeout):
+            lock.acquire(timeout=0.2, poll_interval=0.05)
+        told = [arguments for message, arguments in log.take() if message == WAITS_BY]
+        assert told == [(id(lock), lock.lock_file, lock.waits_by)]
 
 
 def test_a_wait_that_succeeds_ends_with_the_acquisition(lock: FileLock, log: Log) -> None:
@@ -185,7 +194,7 @@ def test_a_wait_that_succeeds_ends_with_the_acquisition(lock: FileLock, log: Log
             mine = [record for record in log.take() if record[1][0] == id(lock)]
         assert mine[0] == said(lock, ATTEMPT)[0]
         assert mine[-1] == said(lock, ACQUIRED)[0]
-        assert {message for message, _ in mine} <= {ATTEMPT, WAITING, ACQUIRED}
+        assert {message for message, _ in mine} <= {ATTEMPT, WAITS_BY, WAITING, ACQUIRED}
     finally:
         let_go.set()
         thread.join(10)

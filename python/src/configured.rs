@@ -1,0 +1,122 @@
+//! What a lock object is once it is constructed, and its calls into the core.
+
+use std::path::{Path, PathBuf};
+
+use ferrolock::mechanism::{Holder, Mechanism};
+use ferrolock::{Error, ErrorKind, Lock, Patience, Released, Scope};
+use pyo3::prelude::*;
+
+use crate::caller::Caller;
+use crate::errors;
+use crate::given::{Given, UnusablePath, fspath, usable_path};
+use crate::lock::NativeLock;
+use crate::options;
+use crate::settings::SettingsCell;
+use crate::watch::{Needs, PythonWatch};
+
+/// A lock object of the core, and what Python wants to know of it.
+pub(crate) struct Configured {
+    pub(crate) lock: Lock,
+    pub(crate) lock_file: Py<PyAny>,
+    path: Result<PathBuf, UnusablePath>,
+    pub(crate) mode: Option<u32>,
+    pub(crate) settings: SettingsCell,
+    pub(crate) thread_local: Py<PyAny>,
+    /// As it was passed; False where nothing was.
+    pub(crate) is_singleton: Option<Py<PyAny>>,
+    /// As it was passed; True where nothing was.
+    pub(crate) fallback_to_soft: Option<Py<PyAny>>,
+}
+
+/// Why an acquisition came to nothing.
+pub(crate) enum Failure {
+    /// With the holder, where the lock names one.
+    Core(Box<Error>, Option<Holder>),
+    /// A signal handler, `cancel_check` or a logging handler raised.
+    Python(PyErr),
+}
+
+impl Failure {
+    pub(crate) fn into_py(self, py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
+        match self {
+            Self::Core(error, holder) => errors::from_core(py, lock_file, &error, holder),
+            Self::Python(error) => error,
+        }
+    }
+}
+
+impl Configured {
+    pub(crate) fn new(
+        lock_file: &Bound<'_, PyAny>,
+        given: &Given<'_, '_>,
+        mechanism: impl FnOnce(Option<u32>) -> Box<dyn Mechanism>,
+    ) -> PyResult<Self> {
+        let settings = given.settings()?;
+        let mode = options::mode(given.mode)?;
+        let lock_file = &fspath(lock_file)?;
+        let is_thread_local = given.thread_local.is_truthy()?;
+        let scope = if is_thread_local { Scope::PerOwner } else { Scope::Shared };
+        Ok(Self {
+            lock: Lock::new(mechanism(mode), scope),
+            lock_file: lock_file.clone().unbind(),
+            path: usable_path(lock_file)?,
+            mode,
+            settings: SettingsCell::new(settings, is_thread_local),
+            thread_local: given.thread_local.clone().unbind(),
+            is_singleton: given.is_singleton.map(|value| value.clone().unbind()),
+            fallback_to_soft: given.fallback_to_soft.map(|value| value.clone().unbind()),
+        })
+    }
+
+    /// The path, if any acquisition can use it.
+    pub(crate) fn path(&self) -> PyResult<&Path> {
+        self.path.as_deref().map_err(|unusable| unusable.error())
+    }
+
+    pub(crate) fn acquire_detached(
+        &self,
+        object: &Bound<'_, NativeLock>,
+        caller: &Caller,
+        path: &Path,
+        patience: Patience,
+        cancel_check: Option<&Py<PyAny>>,
+    ) -> Result<(), Failure> {
+        let lock = object.as_any().as_unbound();
+        let mut watch = PythonWatch {
+            caller,
+            lock,
+            lock_file: &self.lock_file,
+            cancel_check,
+            needs: Needs::default(),
+            waits_by: None,
+            error: None,
+        };
+        let mut acquire = || {
+            let acquired = self.lock.acquire(caller.owner, path, patience, &mut watch);
+            acquired.map_err(|error| {
+                let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
+                let holder = if is_late { self.lock.holder(error.path()) } else { None };
+                Failure::Core(Box::new(error), holder)
+            })
+        };
+        let acquired = match caller.hub_sleep {
+            // While this greenlet sleeps, others run on this very stack of attachments.
+            Some(_) => acquire(),
+            None => object.py().detach(acquire),
+        };
+        match (acquired, watch.error) {
+            (Err(_), Some(error)) => Err(Failure::Python(error)),
+            (acquired, _) => acquired,
+        }
+    }
+
+    pub(crate) fn release_detached(
+        &self,
+        py: Python<'_>,
+        caller: &Caller,
+        force: bool,
+    ) -> PyResult<Released> {
+        let released = py.detach(|| self.lock.release(caller.owner, force));
+        released.map_err(|error| errors::from_core(py, self.lock_file.bind(py), &error, None))
+    }
+}
