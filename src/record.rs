@@ -52,6 +52,10 @@ impl StartToken {
     }
 }
 
+/// As many digits as fit into 64 bits, at once.
+const CHUNK: u128 = 10_u128.pow(19);
+const CHUNK_DIGITS: usize = 19;
+
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
 fn low(value: u128) -> u64 {
     value as u64
@@ -60,17 +64,18 @@ fn low(value: u128) -> u64 {
 impl fmt::Display for StartToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = [low(self.boot >> 64), low(self.boot), self.time];
-        let mut digits = Vec::new();
-        while parts != [0; 3] || digits.is_empty() {
-            let mut rest = 0;
+        // 192 bits are 58 digits at the most.
+        let mut chunks = [0_u64; 4];
+        for chunk in chunks.iter_mut().rev() {
             for part in &mut parts {
-                let value = u128::from(rest) << 64 | u128::from(*part);
-                *part = low(value / 10);
-                rest = low(value % 10);
+                let value = u128::from(*chunk) << 64 | u128::from(*part);
+                *part = low(value / CHUNK);
+                *chunk = low(value % CHUNK);
             }
-            digits.push(char::from_digit(u32::try_from(rest).unwrap_or(0), 10).unwrap_or('0'));
         }
-        f.write_str(&digits.iter().rev().collect::<String>())
+        let leading = chunks.iter().position(|&chunk| chunk != 0).unwrap_or(3);
+        write!(f, "{}", chunks[leading])?;
+        chunks[leading + 1..].iter().try_for_each(|chunk| write!(f, "{chunk:0CHUNK_DIGITS$}"))
     }
 }
 

@@ -67,18 +67,8 @@ class NativeLock:
         poll_interval: float | None = None,
         lifetime: float | None = None,
         fallback_to_soft: bool | None = None,
-    ) -> None: ...
-    def _configure_marker(
-        self,
-        lock_file: str | os.PathLike[str],
-        timeout: float,
-        mode: int,
-        thread_local: bool,
-        blocking: bool | None = None,
-        is_singleton: bool | None = None,
-        poll_interval: float | None = None,
-        lifetime: float | None = None,
-        fallback_to_soft: bool | None = None,
+        *,
+        mechanism: str | None = None,
     ) -> None: ...
     def acquire(
         self,

@@ -8,6 +8,8 @@ from . import _native
 from ._api import BaseFileLock
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class SoftFileLockLifetimeWarning(FutureWarning):
@@ -25,7 +27,9 @@ class SoftFileLock(BaseFileLock):
 
     _mechanism = "marker"
     _ages = True
-    _configure = _native.NativeLock._configure_marker
+
+    def _configure(self, *args: Any, **options: Any) -> None:
+        super()._configure(*args, mechanism=self._mechanism, **options)
 
     @property
     def pid(self) -> int | None:

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrolock::mechanism::{Holder, Mechanism};
+use ferrolock::mechanism::Holder;
 use ferrolock::{Error, ErrorKind, Lock, Patience, Released, Scope};
 use pyo3::prelude::*;
 
@@ -46,18 +46,14 @@ impl Failure {
 }
 
 impl Configured {
-    pub(crate) fn new(
-        lock_file: &Bound<'_, PyAny>,
-        given: &Given<'_, '_>,
-        mechanism: impl FnOnce(Option<u32>) -> Box<dyn Mechanism>,
-    ) -> PyResult<Self> {
+    pub(crate) fn new(lock_file: &Bound<'_, PyAny>, given: &Given<'_, '_>) -> PyResult<Self> {
         let settings = given.settings()?;
         let mode = options::mode(given.mode)?;
         let lock_file = &fspath(lock_file)?;
         let is_thread_local = given.thread_local.is_truthy()?;
         let scope = if is_thread_local { Scope::PerOwner } else { Scope::Shared };
         Ok(Self {
-            lock: Lock::new(mechanism(mode), scope),
+            lock: Lock::new(given.mechanism(mode)?, scope),
             lock_file: lock_file.clone().unbind(),
             path: usable_path(lock_file)?,
             mode,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -20,9 +21,23 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) poll_interval: Option<&'a Bound<'py, PyAny>>,
     pub(crate) lifetime: Option<&'a Bound<'py, PyAny>>,
     pub(crate) fallback_to_soft: Option<&'a Bound<'py, PyAny>>,
+    /// The way in which the lock is represented on disk; `None` is the kernel's.
+    pub(crate) mechanism: Option<&'a str>,
 }
 
 impl Given<'_, '_> {
+    pub(crate) fn mechanism(&self, mode: Option<u32>) -> PyResult<Box<dyn Mechanism>> {
+        match self.mechanism {
+            None => {
+                let lock = KernelLock::new(mode);
+                let falls_back = self.fallback_to_soft.map_or(Ok(true), Bound::is_truthy)?;
+                Ok(Box::new(if falls_back { lock } else { lock.without_fallback() }))
+            }
+            Some("marker") => Ok(Box::new(MarkerLock::new(mode))),
+            Some(unknown) => Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),
+        }
+    }
+
     pub(crate) fn settings(&self) -> PyResult<Settings> {
         let poll_interval = self.poll_interval.map(options::poll_interval).transpose()?;
         Ok(Settings {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
+use ferrolock::mechanism::MarkerLock;
 use ferrolock::{ErrorKind, Patience, Released, WaitsBy};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
@@ -37,18 +37,6 @@ pub(crate) struct NativeLock {
 }
 
 impl NativeLock {
-    fn configure(
-        &self,
-        lock_file: &Bound<'_, PyAny>,
-        given: &Given<'_, '_>,
-        mechanism: impl FnOnce(Option<u32>) -> Box<dyn Mechanism>,
-    ) -> PyResult<()> {
-        let configured = Configured::new(lock_file, given, mechanism)?;
-        self.configured
-            .set(configured)
-            .map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
-    }
-
     fn configured(&self) -> PyResult<&Configured> {
         self.configured.get().ok_or_else(|| {
             PyRuntimeError::new_err("the lock is not initialized: __init__ of its base class was not called")
@@ -137,9 +125,12 @@ impl NativeLock {
         }
     }
 
-    /// Makes this a kernel lock.
+    /// Makes this a lock: a kernel lock, or what `mechanism` names.
     #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
-    #[pyo3(signature = (lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None, fallback_to_soft=None))]
+    #[pyo3(signature = (
+        lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None,
+        fallback_to_soft=None, *, mechanism=None
+    ))]
     fn _configure(
         &self,
         lock_file: &Bound<'_, PyAny>,
@@ -151,6 +142,7 @@ impl NativeLock {
         poll_interval: Option<&Bound<'_, PyAny>>,
         lifetime: Option<&Bound<'_, PyAny>>,
         fallback_to_soft: Option<&Bound<'_, PyAny>>,
+        mechanism: Option<&str>,
     ) -> PyResult<()> {
         let given = Given {
             timeout,
@@ -161,40 +153,12 @@ impl NativeLock {
             poll_interval,
             lifetime,
             fallback_to_soft,
+            mechanism,
         };
-        let falls_back = fallback_to_soft.map_or(Ok(true), Bound::is_truthy)?;
-        self.configure(lock_file, &given, |mode| {
-            let lock = KernelLock::new(mode);
-            Box::new(if falls_back { lock } else { lock.without_fallback() })
-        })
-    }
-
-    /// Makes this a lock by the existence of a file.
-    #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
-    #[pyo3(signature = (lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None, fallback_to_soft=None))]
-    fn _configure_marker(
-        &self,
-        lock_file: &Bound<'_, PyAny>,
-        timeout: &Bound<'_, PyAny>,
-        mode: &Bound<'_, PyAny>,
-        thread_local: &Bound<'_, PyAny>,
-        blocking: Option<&Bound<'_, PyAny>>,
-        is_singleton: Option<&Bound<'_, PyAny>>,
-        poll_interval: Option<&Bound<'_, PyAny>>,
-        lifetime: Option<&Bound<'_, PyAny>>,
-        fallback_to_soft: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let given = Given {
-            timeout,
-            mode,
-            thread_local,
-            blocking,
-            is_singleton,
-            poll_interval,
-            lifetime,
-            fallback_to_soft,
-        };
-        self.configure(lock_file, &given, |mode| Box::new(MarkerLock::new(mode)))
+        let configured = Configured::new(lock_file, &given)?;
+        self.configured
+            .set(configured)
+            .map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
     }
 
     /// Acquires the lock, or counts one level more if this thread holds it.

@@ -117,6 +117,12 @@ pub trait Place: Debug + Send + Sync {
         true
     }
 
+    /// Whether something may have changed that nobody wakes a waiter for: asked at each tick, and cheaper than an
+    /// attempt.
+    fn is_worth_an_attempt(&self) -> bool {
+        true
+    }
+
     /// Waits for the head of the line, for about `limit` at the most, or until somebody interrupts the thread;
     /// `false`: not there yet. Who comes again stands at the end.
     ///

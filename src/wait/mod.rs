@@ -110,9 +110,44 @@ impl Waiter<'_> {
         self.mechanism.open_place(self.path, self.terms(queue::manners()))
     }
 
-    fn would_deadlock(&self, file: Option<FileId>) -> bool {
-        let own = |file| registry::would_deadlock(self.lock, self.owner, file);
-        self.deadline.is_unlimited() && file.is_some_and(own)
+    /// How the wait ends without an attempt: the hold has come in another way, or never will.
+    fn ended_otherwise(&self, file: Option<FileId>) -> Option<Outcome> {
+        let is_own = |file| registry::would_deadlock(self.lock, self.owner, file);
+        if (self.nest)() {
+            Some(Outcome::Nested)
+        } else if self.deadline.is_unlimited() && file.is_some_and(is_own) {
+            Some(Outcome::Deadlock)
+        } else {
+            None
+        }
+    }
+}
+
+/// The least time between two questions: a shorter poll interval would be nothing but work.
+const SHORTEST_QUESTION: Duration = Duration::from_millis(1);
+
+/// When the watch is asked.
+struct Questions {
+    next: Instant,
+}
+
+impl Questions {
+    /// The first one is due at once.
+    fn begin() -> Self {
+        Self { next: Instant::now() }
+    }
+
+    fn are_due(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    fn ask(&mut self, waiter: &Waiter<'_>, watch: &mut dyn Watch) -> ControlFlow<Stop> {
+        let now = Instant::now();
+        let pause = waiter.deadline.remaining().unwrap_or_default().min(waiter.poll_interval);
+        watch.contended(pause)?;
+        let interval = if watch.has_questions() { waiter.poll_interval } else { FAR };
+        self.next = now + interval.max(SHORTEST_QUESTION);
+        ControlFlow::Continue(())
     }
 }
 
@@ -149,21 +184,14 @@ pub(crate) fn wait(
 ///
 /// After each failed attempt, in this order: the watch may stop, the deadline may be over, a pause.
 fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
-    let poll_interval = waiter.poll_interval;
-    let mut backoff = Backoff::new(poll_interval);
-    let mut next_question = Instant::now();
+    let mut backoff = Backoff::new(waiter.poll_interval);
+    let mut questions = Questions::begin();
     loop {
-        if (waiter.nest)() {
-            return Ok(Outcome::Nested);
+        if let Some(outcome) = waiter.ended_otherwise(file) {
+            return Ok(outcome);
         }
-        if waiter.would_deadlock(file) {
-            return Ok(Outcome::Deadlock);
-        }
-        let now = Instant::now();
-        if now >= next_question {
-            next_question = now + if watch.has_questions() { poll_interval } else { FAR };
-            let pause = waiter.deadline.remaining().unwrap_or_default().min(poll_interval);
-            if let ControlFlow::Break(stop) = watch.contended(pause) {
+        if questions.are_due() {
+            if let ControlFlow::Break(stop) = questions.ask(waiter, watch) {
                 return Ok(Outcome::Stopped(stop));
             }
         }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::stand_in::StandIn;
-use super::{FAR, Outcome, Waiter, Watch};
+use super::{Outcome, Questions, Waiter, Watch};
 use crate::error::Error;
 use crate::fork::{self, ForkMutex};
 use crate::mechanism::{Attempt, Guard, Manners, Place};
@@ -31,9 +31,6 @@ use crate::sys::FileId;
 /// How long a head waits in the kernel at a time, unless its poll interval says otherwise.
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
 const LONGEST_TICK: Duration = Duration::from_millis(250);
-
-/// The least time between two questions: a shorter poll interval would be nothing but work.
-const SHORTEST_QUESTION: Duration = Duration::from_millis(1);
 
 /// For how long a process goes past lines after it found one that does not move.
 const FOR_A_WHILE: Duration = Duration::from_secs(1);
@@ -256,6 +253,8 @@ enum Step {
 struct Head<'a> {
     waiter: &'a Waiter<'a>,
     place: Option<Arc<dyn Place>>,
+    /// Where it has been first in vain. It stays there until it has its next place: those behind it go there too.
+    previous: Option<Arc<dyn Place>>,
     /// The file that was last seen to be locked.
     file: Option<FileId>,
     /// At the head of the line, or past one that does not move.
@@ -269,7 +268,16 @@ struct Head<'a> {
 impl<'a> Head<'a> {
     fn new(waiter: &'a Waiter<'a>) -> Self {
         let backoff = Backoff::new(waiter.poll_interval);
-        Self { waiter, place: None, file: None, is_next: false, is_long: false, stand_in: None, backoff }
+        Self {
+            waiter,
+            place: None,
+            previous: None,
+            file: None,
+            is_next: false,
+            is_long: false,
+            stand_in: None,
+            backoff,
+        }
     }
 
     /// Waits in the kernel, until the lock is had or for about `limit`.
@@ -278,11 +286,13 @@ impl<'a> Head<'a> {
         if self.place.is_none() {
             self.is_next = false;
             self.place = self.waiter.open_place()?;
+            self.previous = None;
         }
         let Some(place) = self.place.clone() else { return self.nap(limit) };
         match self.wait_at(&place, queue, limit, begin) {
             Ok(None) => {
                 place.leave_line();
+                self.previous = if place.has_line() { None } else { Some(Arc::clone(&place)) };
                 drop(place);
                 let guard = self.place.take().map_or(Ok(None), Place::into_guard)?;
                 Ok(guard.map_or(Step::Again, Step::Return))
@@ -349,6 +359,9 @@ impl<'a> Head<'a> {
     /// to take; if none of them does, look after look, the line does not move. The times between are random, for
     /// holders may keep a rhythm.
     fn tick(&mut self) -> Result<Step, Error> {
+        if self.place.as_ref().is_some_and(|place| !place.is_worth_an_attempt()) {
+            return Ok(Step::Look);
+        }
         let mut step = self.attempt(Manners::Hasty)?;
         if self.place.as_ref().is_some_and(|place| place.is_line_reported_stuck()) {
             go_past_lines(Manners::Hasty);
@@ -403,25 +416,19 @@ pub(super) fn wait(
     let tick = waiter.poll_interval.clamp(SHORTEST_TICK, LONGEST_TICK);
     let mut ticket = Queue::join(waiter.path, waiter.lock);
     let mut head = None::<Head<'_>>;
-    let mut next_question = Instant::now();
-    let mut next_look = next_question + watch.look_every();
-    let mut next_tick = next_question + tick;
+    let mut questions = Questions::begin();
+    let mut next_look = questions.next + watch.look_every();
+    let mut next_tick = questions.next + tick;
     loop {
-        if (waiter.nest)() {
-            return Ok(Outcome::Nested);
+        if let Some(outcome) = waiter.ended_otherwise(file) {
+            return Ok(outcome);
         }
-        if waiter.would_deadlock(file) {
-            return Ok(Outcome::Deadlock);
-        }
-        let now = Instant::now();
-        if now >= next_question {
-            let pause = waiter.deadline.remaining().unwrap_or_default().min(waiter.poll_interval);
-            if let ControlFlow::Break(stop) = ticket.away(|| watch.contended(pause)) {
+        if questions.are_due() {
+            if let ControlFlow::Break(stop) = ticket.away(|| questions.ask(waiter, watch)) {
                 return Ok(Outcome::Stopped(stop));
             }
-            let interval = if watch.has_questions() { waiter.poll_interval } else { FAR };
-            next_question = now + interval.max(SHORTEST_QUESTION);
         }
+        let now = Instant::now();
         if now >= next_look {
             next_look = now + watch.look_every();
             if let ControlFlow::Break(stop) = ticket.away(|| watch.pause(Duration::ZERO)) {
@@ -440,16 +447,17 @@ pub(super) fn wait(
                 Attempt::Contended(_) | Attempt::Interrupted => Outcome::TimedOut(file),
             });
         };
-        let due = next_question.min(next_look).min(next_tick);
-        let limit = left.min(due.saturating_duration_since(Instant::now()));
         let (is_head, known) = ticket.look();
+        let due = questions.next.min(next_look);
+        let until = |due: Instant| left.min(due.saturating_duration_since(Instant::now()));
         if !is_head {
             // Who is no head any more must not keep its place before the one who is.
             head = None;
-            ticket.sleep(known, limit);
+            ticket.sleep(known, until(due));
             next_tick = Instant::now() + tick;
             continue;
         }
+        let limit = until(due.min(next_tick));
         let head = head.get_or_insert_with(|| Head::new(waiter));
         let step = if now >= next_tick {
             let step = head.tick()?;

@@ -105,6 +105,15 @@ The text at hand has each run of white space as one space. So each line is given
 begins; the rest of it is the text's.
 """
 
+AFTER_LOCKFILE = """
+    from filelock
+    lock =
+    with lock:
+        print(
+        print(
+"""
+"""The same of what replaces lockfile's code, in the second half of a block."""
+
 MARK = ".. code-block:: python "
 
 
@@ -176,6 +185,23 @@ for block in blocks:
         "myapp.lock",
         "reentrant.lock",
     ]
+
+
+def test_the_tutorials_replacement_for_lockfile_runs_as_it_stands(tmp_path: Path) -> None:
+    """Only the name of the package and the folder are ours."""
+    if not TUTORIAL.is_file():
+        pytest.skip("the text of the tutorial is not here")
+    text = TUTORIAL.read_text(encoding="utf-8")
+    half = "# After (filelock): "
+    begin = text.index(half) + len(half)
+    block = restore(text[begin : text.index("Key differences", begin)].strip(), AFTER_LOCKFILE)
+    path = tmp_path / "myapp.lock"
+    block = block.replace("from filelock import", "from ferrolock import").replace("/tmp/myapp.lock", str(path))
+    assert str(path) in block
+    program = f"import os\nexec(compile({block!r}, '<tutorial>', 'exec'))\nprint(os.getpid())\n"
+    pid, is_ours, own = run_program(program).splitlines()
+    assert (pid, is_ours) == (own, "True")
+    assert not path.exists()
 
 
 def expected_output(block: str) -> list[str]:

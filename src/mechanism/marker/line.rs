@@ -6,8 +6,9 @@
 //! wait for that one, in the same order.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::MarkerLock;
@@ -21,13 +22,18 @@ use crate::registry::Tracked;
 use crate::sys::{self, FileId, Verdict};
 use crate::wait;
 
+/// How many ticks there are to one full attempt, as long as the marker stays: its owner's end comes without one.
+const TICKS: u32 = 5;
+
 /// What a waiter of this process waits for.
 #[derive(Debug)]
 pub(super) struct MarkerPlace {
     lock: MarkerLock,
     path: PathBuf,
     terms: Terms,
+    site: Site,
     until: Until,
+    ticks: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -43,19 +49,16 @@ enum Until {
 
 impl MarkerPlace {
     /// `None`: nobody is woken here.
-    pub(super) fn open(
-        lock: &MarkerLock,
-        path: &std::path::Path,
-        terms: Terms,
-    ) -> Result<Option<Self>, Error> {
-        let Some(until) = Until::find(path, terms)? else { return Ok(None) };
-        Ok(Some(Self { lock: lock.clone(), path: path.to_owned(), terms, until }))
+    pub(super) fn open(lock: &MarkerLock, path: &Path, terms: Terms) -> Result<Option<Self>, Error> {
+        let site = Site::open(path)?;
+        let Some(until) = Until::find(&site, terms)? else { return Ok(None) };
+        let (lock, path) = (lock.clone(), path.to_owned());
+        Ok(Some(Self { lock, path, terms, site, until, ticks: AtomicU32::new(0) }))
     }
 }
 
 impl Until {
-    fn find(path: &std::path::Path, terms: Terms) -> Result<Option<Self>, Error> {
-        let site = Site::open(path)?;
+    fn find(site: &Site, terms: Terms) -> Result<Option<Self>, Error> {
         if !site.folder().is_some_and(|(folder, facts)| sys::wakes_waiters(folder, facts.id)) {
             return Ok(None);
         }
@@ -64,23 +67,26 @@ impl Until {
                 return Ok(Some(Self::Instant(until)));
             }
         }
-        let Some(stamp) = site.look()? else { return Ok(Some(Self::Instant(Instant::now()))) };
-        let occupant = match occupant::read(&site, &site.name, &stamp)? {
+        let at_once = || Ok(Some(Self::Instant(Instant::now())));
+        let Some(stamp) = site.look()? else { return at_once() };
+        let occupant = match occupant::read(site, &site.name, &stamp)? {
             Found::Marker(occupant) => occupant,
-            Found::Nothing => return Ok(Some(Self::Instant(Instant::now()))),
+            Found::Nothing => return at_once(),
             Found::Unreadable(_) => return Ok(None),
         };
         // What is no marker may be the file of somebody's kernel lock.
         let (Content::Owned(_), Some(file)) = (&occupant.content, occupant.file.file()) else {
             return Ok(Some(Self::Unknown(occupant.file)));
         };
-        Ok(Some(match sys::try_lock(file) {
+        match sys::try_lock(file) {
             Err(error) if sys::classify(&error) == Verdict::Contended => {
                 sys::announce_waiter(file);
-                Self::Closed(occupant.file)
+                Ok(Some(Self::Closed(occupant.file)))
             }
-            Ok(()) | Err(_) => Self::Unknown(occupant.file),
-        }))
+            // Its owner has just removed it, and then closed it: whoever waits for it must not wait for us.
+            Ok(()) if !site.is_still(&occupant.stamp)? => at_once(),
+            Ok(()) | Err(_) => Ok(Some(Self::Unknown(occupant.file))),
+        }
     }
 }
 
@@ -99,6 +105,13 @@ impl Place for MarkerPlace {
     /// The kernel's order in the lock of the marker is all there is, and it is another marker each time.
     fn has_line(&self) -> bool {
         false
+    }
+
+    fn is_worth_an_attempt(&self) -> bool {
+        let Until::Closed(file) = &self.until else { return true };
+        let tick = self.ticks.fetch_add(1, Ordering::Relaxed) % TICKS;
+        tick == TICKS - 1
+            || !self.site.look().is_ok_and(|stamp| stamp.is_some_and(|stamp| stamp.id == file.facts().id))
     }
 
     fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {

@@ -11,12 +11,14 @@
 //! a marker, or gives it a `lifetime`, frees the lock whoever holds it. (4) Where two names cannot be exchanged in one
 //! step (NFS, BSD), a dead owner's marker stays.
 
+mod beside;
 mod courtesy;
 mod draft;
 mod guard;
 mod line;
 mod occupant;
 mod reclaim;
+mod recover;
 mod site;
 
 use std::io;

@@ -5,17 +5,17 @@
 //! had, and at no moment did the name stand empty. If not, somebody else was faster, and what came out may be a live
 //! owner's: it is put back. docs/architecture.md has the interleavings, `tests/rust/models` tries them all.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use super::draft::{self, Draft, random_hex};
-use super::occupant::{self, Found, Occupant};
+use super::beside::OwnAside;
+use super::draft::{self, Draft};
+use super::occupant::Occupant;
+use super::recover::{Recovery, recover};
 use super::site::Site;
 use crate::error::Error;
-use crate::fork::ForkMutex;
-use crate::sys::{FileId, Stamp, names, process};
+use crate::sys::{FileId, Stamp, names};
 use crate::wait;
 
 /// How long a contender tries to put back what it took by mistake.
@@ -28,7 +28,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 
 /// Replaces the stale marker `judged` by one of our own; `None`: it could not be had, somebody else may hold it.
 pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Result<Option<Draft>, Error> {
-    if !is_still(site, &judged.stamp)? {
+    if !site.is_still(&judged.stamp)? {
         return Ok(None);
     }
     if let Some(breaker) = judged.content.pid() {
@@ -36,14 +36,13 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
             return Ok(None);
         }
     }
-    let name = aside_name(site, std::process::id());
+    let own_aside = OwnAside::new(site);
+    let name = &own_aside.name;
     if names::MOVES_BY_RENAME {
-        return move_away(site, judged, &name)
-            .and_then(|moved| if moved { draft::create(site, &site.name, mode) } else { Ok(None) });
+        let moved = move_away(site, judged, name)?;
+        return if moved { draft::create(site, &site.name, mode) } else { Ok(None) };
     }
-    OWN_ASIDES.lock().push(name.clone());
-    let _listed = Unlist(name.clone());
-    let own = match draft::create(site, &name, mode) {
+    let own = match draft::create(site, name, mode) {
         Ok(Some(own)) => own,
         Ok(None) => return Ok(None),
         // There is no room for a longer name beside the marker's: nobody can reclaim it.
@@ -51,7 +50,7 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
         Err(error) => return Err(error),
     };
     let aside = Aside { site, own: own.id(), own_file: &own, name };
-    if !is_still(site, &judged.stamp).inspect_err(|_| aside.discard())? {
+    if !site.is_still(&judged.stamp).inspect_err(|_| aside.discard())? {
         aside.discard();
         return Ok(None);
     }
@@ -73,15 +72,6 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
     }
 }
 
-/// Takes a name off the list of our asides at the end of the attempt, however it ends.
-struct Unlist(OsString);
-
-impl Drop for Unlist {
-    fn drop(&mut self) {
-        OWN_ASIDES.lock().retain(|name| *name != self.0);
-    }
-}
-
 /// An exchange that is not allowed, or not possible here, leaves the marker to its owner.
 fn told_apart(site: &Site, exchanged: io::Result<()>) -> Result<(), Error> {
     match exchanged {
@@ -97,23 +87,11 @@ fn told_apart(site: &Site, exchanged: io::Result<()>) -> Result<(), Error> {
     }
 }
 
-fn is_still(site: &Site, judged: &Stamp) -> Result<bool, Error> {
-    Ok(site.look()?.is_some_and(|stamp| stamp.is_same_content(judged)))
-}
-
-fn aside_name(site: &Site, pid: u32) -> OsString {
-    site.beside(&format!(".break.{pid}.{}", random_hex()))
-}
-
-/// The names of the asides that threads of this process have. An earlier process may have had our number and died
-/// over an aside of its own: that one is to be recovered, these are not.
-static OWN_ASIDES: LazyLock<ForkMutex<Vec<OsString>>> = LazyLock::new(ForkMutex::new);
-
 /// Where there is no exchange, but a marker whose owner lives cannot be renamed: a plain rename, looked at after.
 fn move_away(site: &Site, judged: &Occupant, aside: &OsStr) -> Result<bool, Error> {
     let named = |name| site.named(name).map_err(|error| site.failed("rename", error));
     let (at, aside) = (named(&site.name)?, named(aside)?);
-    if !is_still(site, &judged.stamp)? || names::rename(at, aside.name).is_err() {
+    if !site.is_still(&judged.stamp)? || names::rename(at, aside.name).is_err() {
         return Ok(false);
     }
     if names::look(aside).is_ok_and(|stamp| stamp.is_some_and(|stamp| stamp.is_same_content(&judged.stamp))) {
@@ -131,21 +109,21 @@ struct Aside<'a> {
     site: &'a Site,
     own: FileId,
     own_file: &'a Draft,
-    name: OsString,
+    name: &'a OsStr,
 }
 
 impl Aside<'_> {
     fn look(&self) -> io::Result<Option<Stamp>> {
-        names::look(self.site.named(&self.name)?)
+        names::look(self.site.named(self.name)?)
     }
 
     fn exchange(&self) -> io::Result<()> {
-        names::exchange(self.site.named(&self.name)?, &self.site.name)
+        names::exchange(self.site.named(self.name)?, &self.site.name)
     }
 
     /// Takes the name away. It is ours alone, so a failure leaves litter and nothing worse.
     fn discard(&self) {
-        drop(self.site.named(&self.name).and_then(names::remove));
+        drop(self.site.named(self.name).and_then(names::remove));
     }
 
     /// Undoes an exchange that brought out another file than the one that was judged.
@@ -177,7 +155,7 @@ impl Aside<'_> {
             }
             Some(_) => {}
         }
-        let aside = self.site.named(&self.name)?;
+        let aside = self.site.named(self.name)?;
         match names::look(self.site.at()?)? {
             Some(stamp) if stamp.id == self.own => self.exchange()?,
             Some(_) if names::stamp_of(self.own_file.open_file()?)?.links == 0 => {
@@ -204,101 +182,118 @@ impl Aside<'_> {
     }
 }
 
-/// What the folder holds of markers that somebody died over.
-#[derive(Debug, PartialEq, Eq)]
-enum Recovery {
-    /// Nothing that anybody could still hold.
-    Clear,
-    /// A live owner's marker was put back, or somebody else is about to: the lock is not to be had.
-    Blocked,
-}
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::fs;
+    use std::path::PathBuf;
 
-/// Looks for live markers that the dead owner of `judged` took by mistake and did not come to put back.
-fn recover(site: &Site, judged: &Occupant, breaker: u32) -> Result<Recovery, Error> {
-    for name in stranded(site, breaker)? {
-        if recover_one(site, judged, breaker, &name)? == Recovery::Blocked {
-            return Ok(Recovery::Blocked);
+    use tempfile::TempDir;
+
+    use super::super::beside::aside_of;
+    use super::*;
+
+    /// The name of a lock, and an exchange that was made there by mistake: ours is at the name, `X` is aside.
+    struct Mistake {
+        folder: TempDir,
+        site: Site,
+        own: Draft,
+        name: OsString,
+    }
+
+    impl Mistake {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x.lock");
+            let site = Site::open(&path).unwrap();
+            let name = aside_of(&site, std::process::id());
+            let own = draft::create(&site, &name, None).unwrap().unwrap();
+            fs::write(&path, "X").unwrap();
+            names::exchange(site.named(&name).unwrap(), &site.name).unwrap();
+            Self { folder, site, own, name }
+        }
+
+        fn aside(&self) -> Aside<'_> {
+            Aside { site: &self.site, own: self.own.id(), own_file: &self.own, name: &self.name }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("x.lock")
+        }
+
+        fn aside_path(&self) -> PathBuf {
+            self.folder.path().join(&self.name)
+        }
+
+        /// The content of the file at the name, if it is alone in its folder.
+        fn outcome(&self) -> String {
+            let names = fs::read_dir(self.folder.path()).unwrap().count();
+            if names == 1 { fs::read_to_string(self.path()).unwrap() } else { format!("{names} names") }
         }
     }
-    Ok(Recovery::Clear)
-}
 
-/// The names under which the dead process `breaker` may have left somebody's marker: its own aside, and what others
-/// were about to restore.
-fn stranded(site: &Site, breaker: u32) -> Result<Vec<OsString>, Error> {
-    let all = site.at().and_then(|at| names::names(at, &site.beside(".")));
-    let all = all.map_err(|error| site.failed("list", error))?;
-    let concerns_us = |name: &OsString| {
-        Name::parse(site, name).is_some_and(|parsed| match parsed {
-            Name::Break(pid) => pid == breaker && !OWN_ASIDES.lock().contains(name),
-            Name::Restore(_) => true,
-        })
-    };
-    Ok(all.into_iter().filter(concerns_us).collect())
-}
+    #[test]
+    fn what_was_taken_by_mistake_is_put_back() {
+        let mistake = Mistake::new();
+        mistake.aside().put_back();
+        assert_eq!(mistake.outcome(), "X");
+    }
 
-/// A name beside a marker's, and the process that it names.
-enum Name {
-    /// Where a contender keeps what it takes.
-    Break(u32),
-    /// Where a contender keeps what it is about to put back for a dead one.
-    Restore(u32),
-}
+    #[test]
+    fn where_ours_was_removed_and_nobody_came_it_is_put_back_too() {
+        let mistake = Mistake::new();
+        fs::remove_file(mistake.path()).unwrap();
+        mistake.aside().put_back();
+        assert_eq!(mistake.outcome(), "X");
+    }
 
-impl Name {
-    fn parse(site: &Site, name: &OsStr) -> Option<Self> {
-        let end = name.to_str()?.strip_prefix(site.name.to_str()?)?;
-        let (is_break, rest) = match end.strip_prefix(".break.") {
-            Some(rest) => (true, rest),
-            None => (false, end.strip_prefix(".restore.")?),
-        };
-        let (pid, hex) = rest.split_once('.')?;
-        let is_lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if hex.len() != 32 || !hex.bytes().all(is_lower_hex) || !pid.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            return None;
-        }
-        let pid = pid.parse().ok().filter(|pid| (1..=i32::MAX as u32).contains(pid))?;
-        Some(if is_break { Self::Break(pid) } else { Self::Restore(pid) })
+    #[test]
+    fn where_ours_was_removed_and_somebody_has_the_lock_there_is_nothing_to_undo() {
+        let mistake = Mistake::new();
+        fs::remove_file(mistake.path()).unwrap();
+        fs::write(mistake.path(), "Y").unwrap();
+        mistake.aside().put_back();
+        assert_eq!(mistake.outcome(), "Y");
     }
-}
 
-fn recover_one(site: &Site, judged: &Occupant, breaker: u32, name: &OsStr) -> Result<Recovery, Error> {
-    let failed = |error| site.failed("recover", error);
-    let found = site.named(name).map_err(failed)?;
-    match Name::parse(site, name) {
-        Some(Name::Restore(pid)) if process::is_running(pid) != Some(false) => return Ok(Recovery::Blocked),
-        Some(_) => {}
-        None => return Ok(Recovery::Clear),
+    #[test]
+    fn where_what_was_taken_is_gone_ours_does_not_stay_as_if_it_were_held() {
+        let mistake = Mistake::new();
+        fs::remove_file(mistake.aside_path()).unwrap();
+        mistake.aside().put_back();
+        assert_eq!(fs::read_dir(mistake.folder.path()).unwrap().count(), 0);
     }
-    let claimed = site.beside(&format!(".restore.{}.{}", std::process::id(), random_hex()));
-    // Whoever renames it has it; the others find nothing.
-    match names::rename(found, &claimed) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Recovery::Blocked),
-        renamed => renamed.map_err(failed)?,
+
+    #[test]
+    fn a_third_party_that_exchanged_in_between_is_given_time_to_undo_it() {
+        let mistake = Mistake::new();
+        let third = mistake.folder.path().join("third");
+        fs::write(&third, "third").unwrap();
+        let exchange =
+            || names::exchange(mistake.site.named(OsStr::new("third")).unwrap(), &mistake.site.name);
+        exchange().unwrap();
+        let aside = mistake.aside();
+        let mut stalled = None;
+        assert!(!aside.try_to_put_back(&mut stalled).unwrap());
+        assert_eq!(fs::read_to_string(mistake.path()).unwrap(), "third", "not before the time is over");
+        exchange().unwrap();
+        assert!(!aside.try_to_put_back(&mut stalled).unwrap());
+        assert!(aside.try_to_put_back(&mut stalled).unwrap());
+        fs::remove_file(&third).unwrap();
+        assert_eq!(mistake.outcome(), "X");
     }
-    let at = site.named(&claimed).map_err(failed)?;
-    let give_back = || names::rename(at, &aside_name(site, breaker)).map_err(failed);
-    let Some(stamp) = names::look(at).map_err(failed)? else { return Ok(Recovery::Blocked) };
-    match occupant::read(site, &claimed, &stamp) {
-        Ok(Found::Marker(stray)) if stray.is_worthless(breaker) => {
-            names::remove(at).map_err(failed)?;
-            return Ok(Recovery::Clear);
-        }
-        Ok(Found::Nothing) => return Ok(Recovery::Blocked),
-        Ok(Found::Marker(_) | Found::Unreadable(_)) | Err(_) => {}
+
+    #[test]
+    fn a_third_party_that_was_stopped_does_not_keep_a_live_marker_away() {
+        let mistake = Mistake::new();
+        let third = mistake.folder.path().join("third");
+        fs::write(&third, "third").unwrap();
+        names::exchange(mistake.site.named(OsStr::new("third")).unwrap(), &mistake.site.name).unwrap();
+        let aside = mistake.aside();
+        let mut stalled = None;
+        assert!(!aside.try_to_put_back(&mut stalled).unwrap());
+        wait::sleep(STALL);
+        assert!(!aside.try_to_put_back(&mut stalled).unwrap());
+        assert_eq!(fs::read_to_string(mistake.path()).unwrap(), "X");
     }
-    if is_still(site, &judged.stamp)? && names::exchange(at, &site.name).is_ok() {
-        match names::look(at).map_err(failed)? {
-            Some(out) if out.is_same_content(&judged.stamp) => {
-                names::remove(at).map_err(failed)?;
-                return Ok(Recovery::Blocked);
-            }
-            // Somebody else was faster, and has the lock.
-            Some(_) => names::exchange(at, &site.name).map_err(failed)?,
-            None => return Ok(Recovery::Blocked),
-        }
-    }
-    give_back()?;
-    Ok(Recovery::Blocked)
 }

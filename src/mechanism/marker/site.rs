@@ -57,6 +57,11 @@ impl Site {
         self.at().and_then(names::look).map_err(|error| self.failed("stat", error))
     }
 
+    /// Whether the file that was seen as `judged` is still at the marker's name, unchanged.
+    pub(super) fn is_still(&self, judged: &Stamp) -> Result<bool, Error> {
+        Ok(self.look()?.is_some_and(|stamp| stamp.is_same_content(judged)))
+    }
+
     /// The marker's name with something after it.
     pub(super) fn beside(&self, end: &str) -> OsString {
         let mut name = self.name.clone();

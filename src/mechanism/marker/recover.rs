@@ -1,0 +1,83 @@
+//! Live markers that a contender took by mistake, and died before it had put them back.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+
+use super::beside::{Name, OwnAside, aside_of, restored_by_us};
+use super::occupant::{self, Found, Occupant};
+use super::site::Site;
+use crate::error::Error;
+use crate::sys::{names, process};
+
+/// What the folder holds of markers that somebody died over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Recovery {
+    /// Nothing that anybody could still hold.
+    Clear,
+    /// A live owner's marker was put back, or somebody else is about to: the lock is not to be had.
+    Blocked,
+}
+
+/// Looks for live markers that the dead owner of `judged` took by mistake and did not come to put back.
+pub(super) fn recover(site: &Site, judged: &Occupant, breaker: u32) -> Result<Recovery, Error> {
+    for name in stranded(site, breaker)? {
+        if recover_one(site, judged, breaker, &name)? == Recovery::Blocked {
+            return Ok(Recovery::Blocked);
+        }
+    }
+    Ok(Recovery::Clear)
+}
+
+/// The names under which the dead process `breaker` may have left somebody's marker: its own aside, and what others
+/// were about to restore.
+fn stranded(site: &Site, breaker: u32) -> Result<Vec<OsString>, Error> {
+    let all = site.at().and_then(|at| names::names(at, &site.beside(".")));
+    let all = all.map_err(|error| site.failed("list", error))?;
+    let concerns_us = |name: &OsString| {
+        Name::parse(site, name).is_some_and(|parsed| match parsed {
+            Name::Break(pid) => pid == breaker && !OwnAside::is_any(name),
+            Name::Restore(_) => true,
+        })
+    };
+    Ok(all.into_iter().filter(concerns_us).collect())
+}
+
+fn recover_one(site: &Site, judged: &Occupant, breaker: u32, name: &OsStr) -> Result<Recovery, Error> {
+    let failed = |error| site.failed("recover", error);
+    let found = site.named(name).map_err(failed)?;
+    match Name::parse(site, name) {
+        Some(Name::Restore(pid)) if process::is_running(pid) != Some(false) => return Ok(Recovery::Blocked),
+        Some(_) => {}
+        None => return Ok(Recovery::Clear),
+    }
+    let claimed = restored_by_us(site);
+    // Whoever renames it has it; the others find nothing.
+    match names::rename(found, &claimed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Recovery::Blocked),
+        renamed => renamed.map_err(failed)?,
+    }
+    let at = site.named(&claimed).map_err(failed)?;
+    let give_back = || names::rename(at, &aside_of(site, breaker)).map_err(failed);
+    let Some(stamp) = names::look(at).map_err(failed)? else { return Ok(Recovery::Blocked) };
+    match occupant::read(site, &claimed, &stamp) {
+        Ok(Found::Marker(stray)) if stray.is_worthless(breaker) => {
+            names::remove(at).map_err(failed)?;
+            return Ok(Recovery::Clear);
+        }
+        Ok(Found::Nothing) => return Ok(Recovery::Blocked),
+        Ok(Found::Marker(_) | Found::Unreadable(_)) | Err(_) => {}
+    }
+    if site.is_still(&judged.stamp)? && names::exchange(at, &site.name).is_ok() {
+        match names::look(at).map_err(failed)? {
+            Some(out) if out.is_same_content(&judged.stamp) => {
+                names::remove(at).map_err(failed)?;
+                return Ok(Recovery::Blocked);
+            }
+            // Somebody else was faster, and has the lock.
+            Some(_) => names::exchange(at, &site.name).map_err(failed)?,
+            None => return Ok(Recovery::Blocked),
+        }
+    }
+    give_back()?;
+    Ok(Recovery::Blocked)
+}
