@@ -116,6 +116,7 @@ fn a_bare_number_is_a_process_of_this_machine() -> Checked {
     let says = |pid: u32| fs::write(&place.path, format!("{pid}\n"));
     says(std::process::id())?;
     assert!(MarkerLock::is_held_by_this_process(&place.path));
+    assert_eq!(MarkerLock::default().holder(&place.path), Some(Holder::Here { pid: std::process::id() }));
     says(std::process::id() + 1)?;
     assert!(!MarkerLock::is_held_by_this_process(&place.path));
     // Whose machine it means is not known, so a process that is gone is no proof at once.

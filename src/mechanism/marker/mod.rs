@@ -157,9 +157,9 @@ impl Mechanism for MarkerLock {
             Content::Owned(record) if process::fate(&record, false) == Fate::Foreign => {
                 Some(Holder::Elsewhere { pid: record.pid, host: record.host })
             }
-            Content::Owned(Record { pid, .. }) => Some(Holder::Here { pid }),
+            Content::Owned(Record { pid, .. }) | Content::Bare(pid) => Some(Holder::Here { pid }),
             Content::Empty => Some(Holder::Unnamed),
-            Content::Bare(_) | Content::Released | Content::Strict | Content::Malformed => None,
+            Content::Released | Content::Strict | Content::Malformed => None,
         }
     }
 }
