@@ -88,7 +88,13 @@ class Adapter:
         return self.build(path, **self._endless)
 
 
-def load(adapter: str, folder: str, version: str) -> Adapter:
+# Without these a candidate would not wait without limit.
+ENDLESS: dict[str, dict[str, Any]] = {
+    "portalocker": {"timeout": 86_400.0},  # its default gives up after 5 s
+}
+
+
+def load(adapter: str, lock_class: str, folder: str, version: str) -> Adapter:
     """Import the candidate, from its own folder and in the version asked for, or raise."""
     if adapter == "by_hand":
         return Adapter(ByHand, origin="fcntl")
@@ -96,30 +102,23 @@ def load(adapter: str, folder: str, version: str) -> Adapter:
         return Adapter(NoLock, origin="nothing")
     if adapter == "ours":
         ours = importlib.import_module("ferrolock")
-        build = ours.FileLock
+        build = getattr(ours, lock_class)
         kind = f"{build.__module__}.{build.__qualname__}"
         return Adapter(build, origin=f"ferrolock {ours.__version__}, {kind}, {ours.__file__}")
-    package = _from_folder(adapter, folder, version)
-    if adapter == "filelock":
-        return Adapter(package.FileLock, origin=str(package.__file__))
-    if adapter == "fasteners":
-        return Adapter(package.InterProcessLock, origin=str(package.__file__))
-    if adapter == "portalocker":
-        # Its default gives up after 5 s.
-        return Adapter(package.Lock, endless={"timeout": 86_400.0}, origin=str(package.__file__))
-    message = f"unknown adapter {adapter!r}"
-    raise ValueError(message)
+    module = _from_folder(adapter, folder, version)
+    return Adapter(getattr(module, lock_class), endless=ENDLESS.get(adapter), origin=str(module.__file__))
 
 
 def _from_folder(name: str, folder: str, version: str) -> ModuleType:
-    """Import a package from one folder; anything else by that name would be measured under a false one."""
+    """Import a module from one folder; anything else by that name would be measured under a false one."""
     sys.path.insert(0, folder)
-    package = importlib.import_module(name)
-    if not Path(str(package.__file__)).resolve().is_relative_to(Path(folder).resolve()):
-        message = f"{name} came from {package.__file__}, not from {folder}"
+    module = importlib.import_module(name)
+    if not Path(str(module.__file__)).resolve().is_relative_to(Path(folder).resolve()):
+        message = f"{name} came from {module.__file__}, not from {folder}"
         raise ImportError(message)
-    found = [distribution.version for distribution in importlib.metadata.distributions(name=name, path=[folder])]
+    package = name.partition(".")[0]
+    found = [distribution.version for distribution in importlib.metadata.distributions(name=package, path=[folder])]
     if found != [version]:
-        message = f"{folder} has {name} {found}, not {version}"
+        message = f"{folder} has {package} {found}, not {version}"
         raise ImportError(message)
-    return package
+    return module

@@ -1,14 +1,17 @@
 /* The floor of every comparison: one cycle of a file lock in system calls and nothing else.
  *
- *   open, flock, fstat, stat of the path, flock LOCK_UN, close
+ *   flock    open, flock, fstat, stat of the path, flock LOCK_UN, close
+ *   marker   open of a new file, write, fstat, lstat of the path, close, unlink
  *
  * It speaks the protocol of workload.py, so the parent drives it like any other candidate:
  *
- *   bare_cycle serve FOLDER NAME
- *   bare_cycle contend PATH HOLD_NS sleep|spin REST_NS SECONDS BARRIER_FD
+ *   bare_cycle flock|marker serve FOLDER NAME
+ *   bare_cycle flock|marker contend PATH HOLD_NS sleep|spin REST_NS SECONDS BARRIER_FD
  *
- * Uncontended cycles make one non-blocking attempt. Where it must wait, it uses the blocking call: nothing keeps the
- * releaser from overtaking the process it has just woken, so this is the floor of latency and not of fairness.
+ * Uncontended cycles make one non-blocking attempt. Where it must wait, flock uses the blocking call: nothing keeps
+ * the releaser from overtaking the process it has just woken, so this is the floor of latency and not of fairness.
+ * A marker has no such call: nothing wakes who waits for a name to go away, and a poll would be no floor. So that one
+ * does not wait; a marker that is there ends it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,25 +36,66 @@ static int64_t nanoseconds(clockid_t clock) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int take(const char *path, int operation) {
+/* One way to lock: what `take` returns, `give` wants back. */
+typedef struct {
+    const char *name;
+    int (*take)(const char *path, int wait);
+    void (*give)(const char *path, int fd);
+} mechanism;
+
+static int is_same_file(const struct stat *one, const struct stat *other) {
+    return one->st_ino == other->st_ino && one->st_dev == other->st_dev;
+}
+
+static int take_flock(const char *path, int wait) {
     for (;;) {
         struct stat mine, there;
         int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
         if (fd < 0) die("open");
-        if (flock(fd, operation) != 0) die("flock");
+        if (flock(fd, wait ? LOCK_EX : LOCK_EX | LOCK_NB) != 0) die("flock");
         if (fstat(fd, &mine) != 0) die("fstat");
         /* A lock on a file that is no longer at the path is no lock. */
-        if (stat(path, &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) return fd;
+        if (stat(path, &there) == 0 && is_same_file(&mine, &there)) return fd;
         if (close(fd) != 0) die("close");
     }
 }
 
-static void give(int fd) {
+static void give_flock(const char *path, int fd) {
+    (void)path;
     if (flock(fd, LOCK_UN) != 0) die("flock LOCK_UN");
     if (close(fd) != 0) die("close");
 }
 
-static void serve(const char *folder, const char *relative) {
+/* As long as the owner record of filelock 4.2.12 and of ferrolock; what it says is nobody's business here. */
+static const char RECORD[] = "4194304\nhost\n0123456789abcdef0123456789abcdef0123456789abcdef012345\n";
+_Static_assert(sizeof RECORD - 1 == 68, "the record has its usual length");
+
+static int take_marker(const char *path, int wait) {
+    (void)wait;
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd < 0) die("open");
+    if (write(fd, RECORD, sizeof RECORD - 1) != sizeof RECORD - 1) die("write");
+    return fd;
+}
+
+static void give_marker(const char *path, int fd) {
+    struct stat mine, there;
+    if (fstat(fd, &mine) != 0) die("fstat");
+    if (lstat(path, &there) != 0) die("lstat");
+    if (close(fd) != 0) die("close");
+    /* Somebody else's marker stays. */
+    if (is_same_file(&mine, &there) && unlink(path) != 0) die("unlink");
+}
+
+static const mechanism MECHANISMS[] = {{"flock", take_flock, give_flock}, {"marker", take_marker, give_marker}};
+
+static const mechanism *named(const char *name) {
+    for (size_t i = 0; i < sizeof MECHANISMS / sizeof *MECHANISMS; i++)
+        if (strcmp(MECHANISMS[i].name, name) == 0) return &MECHANISMS[i];
+    return NULL;
+}
+
+static void serve(const mechanism *lock, const char *folder, const char *relative) {
     char line[128], task[64], absolute[4096];
     long long count;
     int held = -1;
@@ -63,17 +107,17 @@ static void serve(const char *folder, const char *relative) {
             puts("waiting");
             fflush(stdout);
             int64_t cpu = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
-            held = take(absolute, LOCK_EX);
+            held = lock->take(absolute, 1);
             int64_t acquired = nanoseconds(CLOCK_MONOTONIC);
             printf("%lld %lld\n", (long long)acquired, (long long)(nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - cpu));
         } else if (strcmp(task, "give") == 0) {
             int64_t released = nanoseconds(CLOCK_MONOTONIC);
-            give(held);
+            lock->give(absolute, held);
             printf("%lld 0\n", (long long)released);
         } else {
             const char *path = strstr(task, ":relative") != NULL ? relative : absolute;
             int64_t start = nanoseconds(CLOCK_MONOTONIC);
-            for (long long i = 0; i < count; i++) give(take(path, LOCK_EX | LOCK_NB));
+            for (long long i = 0; i < count; i++) lock->give(path, lock->take(path, 0));
             printf("%lld 0\n", (long long)(nanoseconds(CLOCK_MONOTONIC) - start));
         }
         fflush(stdout);
@@ -91,7 +135,8 @@ static void pass(int64_t time, int spin) {
     }
 }
 
-static void contend(const char *path, int64_t hold, int spin, int64_t rest, double seconds, int barrier) {
+static void contend(const mechanism *lock, const char *path, int64_t hold, int spin, int64_t rest, double seconds,
+                    int barrier) {
     size_t used = 0, room = 1 << 16;
     int64_t(*rows)[3] = malloc(room * sizeof *rows);
     char nothing;
@@ -109,12 +154,12 @@ static void contend(const char *path, int64_t hold, int spin, int64_t rest, doub
             if (rows == NULL) die("realloc");
         }
         rows[used][0] = nanoseconds(CLOCK_MONOTONIC);
-        int fd = take(path, LOCK_EX);
+        int fd = lock->take(path, 1);
         acquired = nanoseconds(CLOCK_MONOTONIC);
         if (acquired < deadline) pass(hold, spin);
         rows[used][1] = acquired;
         rows[used][2] = nanoseconds(CLOCK_MONOTONIC);
-        give(fd);
+        lock->give(path, fd);
         used++;
         pass(rest, 0);
     }
@@ -125,10 +170,12 @@ static void contend(const char *path, int64_t hold, int spin, int64_t rest, doub
 }
 
 int main(int argc, char **argv) {
-    if (argc == 4 && strcmp(argv[1], "serve") == 0) {
-        serve(argv[2], argv[3]);
-    } else if (argc == 8 && strcmp(argv[1], "contend") == 0) {
-        contend(argv[2], atoll(argv[3]), strcmp(argv[4], "spin") == 0, atoll(argv[5]), atof(argv[6]), atoi(argv[7]));
+    const mechanism *lock = argc > 1 ? named(argv[1]) : NULL;
+    if (lock != NULL && argc == 5 && strcmp(argv[2], "serve") == 0) {
+        serve(lock, argv[3], argv[4]);
+    } else if (lock != NULL && argc == 9 && strcmp(argv[2], "contend") == 0) {
+        contend(lock, argv[3], atoll(argv[4]), strcmp(argv[5], "spin") == 0, atoll(argv[6]), atof(argv[7]),
+                atoi(argv[8]));
     } else {
         errno = EINVAL;
         die("usage");

@@ -18,8 +18,21 @@ from typing import Any, TextIO
 import contended
 import cycles
 import report
+import targets
 import waiting
-from peers import BARE_C, CANDIDATES, FILELOCK, NO_LOCK, OURS, Ready, UnavailableError, default_folder, prepare
+from peers import (
+    CANDIDATES,
+    FAMILY_OF,
+    KERNEL,
+    NO_LOCK,
+    OURS,
+    SOFT,
+    Family,
+    Ready,
+    UnavailableError,
+    default_folder,
+    prepare,
+)
 from workers import FailedError
 
 SECTIONS = (*cycles.TASKS, "import", "contended", "wait")
@@ -35,6 +48,8 @@ class Session:
     candidates: list[Ready] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     figures: dict[str, cycles.Figure] = field(default_factory=dict)
+    contended: dict[contended.Setting, dict[str, contended.Contention]] = field(default_factory=dict)
+    waits: dict[str, waiting.Waiting] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
@@ -73,7 +88,9 @@ def not_negative(text: str) -> float:
 
 
 def counts(text: str) -> list[int]:
-    """Read a list of numbers of contenders."""
+    """Read a list of numbers of contenders; `none` is an empty one."""
+    if text == "none":
+        return []
     values = [int(part) for part in text.split(",")]
     if min(values) <= 1:
         message = "contention takes at least two"
@@ -94,24 +111,33 @@ def sections(text: str) -> list[str]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line; what is not given depends on --quick."""
     parser = argparse.ArgumentParser(description="Compare ferrolock with bare C and with other lock libraries.")
-    parser.add_argument("--quick", action="store_true", help="a rough run, under 20 s")
+    parser.add_argument("--quick", action="store_true", help="a rough run, under 25 s")
     parser.add_argument("--only", type=sections, default=list(SECTIONS), help=f"from {','.join(SECTIONS)}")
     parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON (-: to standard output)")
     parser.add_argument("--peers", type=Path, default=default_folder(), help="where the peers are kept (%(default)s)")
     parser.add_argument("--dir", type=Path, help="make the lock files under this folder")
-    parser.add_argument("--processes", type=counts, help="contenders, e.g. 2,8,32 (default 2,8; --quick: 8)")
-    parser.add_argument("--threads", type=counts, default=[], help="also T threads of one process, on one lock object")
+    for name, what, default in (
+        ("--processes", "processes on a kernel lock", "2,8,32; --quick: 8"),
+        ("--soft-processes", "processes on a soft lock", "8"),
+        ("--threads", "threads of one process on one kernel lock object", "8,200; --quick: none"),
+    ):
+        parser.add_argument(name, type=counts, metavar="N,N", help=f"contenders: {what}, or none ({default})")
     parser.add_argument("--hold", type=positive, default=1.0, metavar="MS", help="how long a holder keeps the lock (1)")
     parser.add_argument("--hold-by", choices=("sleep", "spin"), default="sleep", help="what a holder does (sleep)")
     parser.add_argument("--rest", type=not_negative, default=0.0, metavar="MS", help="pause before it asks again (0)")
-    parser.add_argument("--seconds", type=positive, help="length of one contended round (2; --quick: 0.5)")
+    parser.add_argument("--seconds", type=positive, help="length of one contended round (1; --quick: 0.5)")
     parser.add_argument("--wait", type=positive, help="length of the long wait in seconds (3; --quick: 1)")
     parser.add_argument("--control", action="store_true", help="add a lock that excludes nobody: overlaps must show")
     options = parser.parse_args(arguments)
     quick = options.quick
     options.peers = options.peers.resolve()
-    options.processes = options.processes or ([8] if quick else [2, 8])
-    options.seconds = options.seconds or (0.5 if quick else 2.0)
+    if options.processes is None:
+        options.processes = [8] if quick else list(targets.KERNEL_PROCESSES)
+    if options.soft_processes is None:
+        options.soft_processes = list(targets.SOFT_PROCESSES)
+    if options.threads is None:
+        options.threads = [] if quick else [targets.FEW_THREADS, targets.MANY_THREADS]
+    options.seconds = options.seconds or (0.5 if quick else 1.0)
     options.wait = options.wait or (1.0 if quick else 3.0)
     return options
 
@@ -130,17 +156,20 @@ def assemble(session: Session) -> None:
             session.skip(candidate.name, str(error))
         else:
             session.candidates.append(ready)
-    ours = identities[OURS] or ""
-    session.say(f"ours: {ours}")
-    if not cycles.is_ours(ours):
-        session.say("WARNING: the lock class is not ferrolock's own; these are somebody else's figures under our name")
+    for family in (KERNEL, SOFT):
+        ours = identities.get(family.ours)
+        if ours is None:
+            continue
+        session.say(f"ours, {family.title}: {ours}")
+        if not cycles.is_ours(ours):
+            session.say("WARNING: the class is not ferrolock's own; these are somebody else's figures under our name")
     session.found["candidates"] = identities
 
 
 def measure_alone(session: Session) -> None:
     """Measure what one process can."""
     quick = session.options.quick
-    plan = cycles.Plan(rounds=5, batch_seconds=0.006, imports=3) if quick else cycles.Plan(20, 0.02, 25)
+    plan = cycles.Plan(rounds=4, batch_seconds=0.005, imports=2) if quick else cycles.Plan(20, 0.02, 25)
     tasks = [task for section, group in cycles.TASKS.items() if session.wants(section) for task in group]
     if tasks:
         session.progress("cycles")
@@ -157,36 +186,42 @@ def show(session: Session, figures: list[cycles.Figure]) -> None:
         session.say("\n" + report.figure_table(figure))
 
 
+def settings(options: argparse.Namespace) -> list[contended.Setting]:
+    """List who contends with whom."""
+    crowds: list[tuple[Family, str, list[int]]] = [
+        (KERNEL, "processes", options.processes),
+        (KERNEL, "threads", options.threads),
+        (SOFT, "processes", options.soft_processes),
+    ]
+    return [contended.Setting(family, count, kind) for family, kind, counts in crowds for count in counts]
+
+
 def measure_together(session: Session) -> None:
-    """Measure contention, between processes and (where asked for) between threads."""
+    """Measure contention, between processes and between threads."""
     options = session.options
     plan = contended.Plan(options.hold, options.hold_by, options.rest, options.seconds, 1 if options.quick else 2)
-    results = session.found.setdefault("contended", {})
     extra = [Ready(NO_LOCK)] if options.control else []
-    for kind, numbers in (("processes", options.processes), ("threads", options.threads)):
-        entrants = [ready for ready in session.candidates if ready.candidate.threads or kind == "processes"]
-        for count in numbers:
-            setting = contended.Setting(count, kind)
-            session.progress(setting.title)
-            result = contended.measure(setting, entrants + extra, plan, session.scratch, session.skip)
-            session.say("\n" + report.contended_table(f"{setting.title}, {plan.title}", result))
-            results[setting.title] = {name: figures.as_json() for name, figures in result.items()}
+    for setting in settings(options):
+        session.progress(setting.title)
+        entrants = [ready for ready in session.candidates if setting.takes(ready)] + extra
+        result = contended.measure(setting, entrants, plan, session.scratch, session.skip)
+        session.say("\n" + report.contended_table(f"{setting.title}: {plan.title}", result))
+        session.contended[setting] = result
 
 
 def measure_waiting(session: Session) -> None:
     """Measure what a waiter costs, and how late it is."""
     options = session.options
     session.progress("waiting")
-    results = waiting.measure(
-        session.candidates, options.wait, 2 if options.quick else 12, session.scratch, session.skip
-    )
+    entrants = [ready for ready in session.candidates if ready.candidate.waits]
+    session.waits = waiting.measure(entrants, options.wait, 2 if options.quick else 12, session.scratch, session.skip)
     title = f"one process waits for another: {options.wait:g} s, then short waits whose holder does not come back"
-    session.say("\n" + report.waiting_table(title, results))
-    session.found["wait"] = {name: result.as_json() for name, result in results.items()}
+    session.say("\n" + report.waiting_table(title, session.waits))
 
 
 NOTES = """\
 how to read it
+  families      kernel locks and soft locks: a ratio is taken against bare C, or filelock 4.2.12, of the same family
   best, median  over rounds in which the candidates take turns; ratios compare best rounds. Each round times one batch
                 with the garbage collector off, after a warm-up; the cost of the empty loop is subtracted (not in C).
                 Imports are fresh interpreters, nothing subtracted; what the interpreter has loaded at its start
@@ -197,15 +232,22 @@ how to read it
   least/most    turns of the least served over turns of the most served (the worst round)
   passed over   turns that contenders who asked later got while one waited (the worst wait); `turns waited`: all turns
                 of others during one wait
-  CPU           user and system time of all contenders; a sleeping holder uses none, so this is the price of the lock
+  CPU           user and system time of all contenders; a sleeping holder uses none, so this is the price of the lock.
+                The deadline cuts one turn of each contender off: those are not in `turns`, but they are in CPU/turn
   overlaps      two holds at once, in the merged log: must be 0
   wake-up       from the release to the acquisition of the only waiter
   fasteners uses POSIX record locks: it excludes other processes, but not threads."""
 
 
+def is_promised(options: argparse.Namespace) -> bool:
+    """Tell whether contenders hold as the targets say: 1 ms, asleep, and no rest."""
+    return (options.hold, options.hold_by, options.rest) == (1.0, "sleep", 0.0)
+
+
 def finish(session: Session, started: float) -> None:
     """Print the footer, and write the JSON."""
-    judged = report.targets(session.figures)
+    promised = session.contended if is_promised(session.options) else {}
+    judged = targets.judged(session.figures, promised, session.waits)
     seconds = time.monotonic() - started
     session.say(f"\n{NOTES}\n\n{report.target_table(judged)}\n\n{seconds:.0f} s, {len(session.skipped)} left out")
     destination = session.options.json
@@ -226,8 +268,8 @@ def finish(session: Session, started: float) -> None:
                     name: {
                         "best": figure.best(name),
                         "median": figure.median(name),
-                        "to_bare_c": figure.ratio(name, BARE_C),
-                        "faster_than_filelock_4_2_12": figure.ratio(FILELOCK, name),
+                        "to_bare_c": figure.ratio(name, FAMILY_OF[name].bare_c),
+                        "faster_than_filelock_4_2_12": figure.ratio(FAMILY_OF[name].filelock, name),
                         "rounds": rounds,
                     }
                     for name, rounds in figure.rounds.items()
@@ -237,6 +279,11 @@ def finish(session: Session, started: float) -> None:
             for figure in session.figures.values()
         },
         **session.found,
+        "contended": {
+            setting.title: {name: result.as_json() for name, result in results.items()}
+            for setting, results in session.contended.items()
+        },
+        "wait": {name: result.as_json() for name, result in session.waits.items()},
         "targets": [
             {"text": target.text, "found": target.found, "limit": target.limit, "verdict": target.verdict}
             for target in judged

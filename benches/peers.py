@@ -16,22 +16,46 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OURS = "ferrolock"
-BARE_C = "bare C"
-FILELOCK = "filelock 4.2.12"
-CONTROL = "no lock (control)"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Candidates that lock in the same way. Every ratio is taken inside one, against the rows that are named here."""
+
+    title: str
+    ours: str
+    bare_c: str
+    filelock: str
+
+
+KERNEL = Family("kernel locks", ours=OURS, bare_c="bare C", filelock="filelock 4.2.12")
+SOFT = Family(
+    "soft locks",
+    ours=f"{OURS} SoftFileLock",
+    bare_c="bare C, marker",
+    filelock="filelock 4.2.12 SoftFileLock",
+)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row of the tables; `adapter` names the entry of adapters.py that builds its lock (None: the C program)."""
+    """One row of the tables.
+
+    `adapter` names the entry of adapters.py that builds its lock, or, of a `compiled` one, that of bare_cycle.c.
+    `module` is what its import figure imports; of two that share a package, one has it. Who does not wait takes part
+    where nobody has to.
+    """
 
     name: str
-    adapter: str | None
+    family: Family
+    adapter: str
+    compiled: bool = False
     requirement: str | None = None
     module: str | None = None
-    lock_class: str | None = None
+    lock_class: str = ""
     min_python: tuple[int, int] = (3, 10)
     reentrant: bool = False
+    waits: bool = True
     threads: bool = False
 
     @property
@@ -41,11 +65,12 @@ class Candidate:
 
 
 CANDIDATES = (
-    Candidate(BARE_C, None),
-    Candidate("fcntl by hand", "by_hand", module="fcntl", lock_class="flock"),
-    Candidate(OURS, "ours", module="ferrolock", lock_class="FileLock", reentrant=True, threads=True),
+    Candidate(KERNEL.bare_c, KERNEL, "flock", compiled=True),
+    Candidate("fcntl by hand", KERNEL, "by_hand", module="fcntl", lock_class="flock"),
+    Candidate(KERNEL.ours, KERNEL, "ours", module="ferrolock", lock_class="FileLock", reentrant=True, threads=True),
     Candidate(
-        FILELOCK,
+        KERNEL.filelock,
+        KERNEL,
         "filelock",
         requirement="filelock==4.2.12",
         module="filelock",
@@ -56,6 +81,7 @@ CANDIDATES = (
     ),
     Candidate(
         "filelock 3.29.0",
+        KERNEL,
         "filelock",
         requirement="filelock==3.29.0",
         module="filelock",
@@ -63,13 +89,53 @@ CANDIDATES = (
         reentrant=True,
     ),
     Candidate(
-        "fasteners 0.20", "fasteners", requirement="fasteners==0.20", module="fasteners", lock_class="InterProcessLock"
+        "fasteners 0.20",
+        KERNEL,
+        "fasteners",
+        requirement="fasteners==0.20",
+        module="fasteners",
+        lock_class="InterProcessLock",
     ),
     Candidate(
-        "portalocker 4.4.2", "portalocker", requirement="portalocker==4.4.2", module="portalocker", lock_class="Lock"
+        "portalocker 4.4.2",
+        KERNEL,
+        "portalocker",
+        requirement="portalocker==4.4.2",
+        module="portalocker",
+        lock_class="Lock",
+    ),
+    Candidate(SOFT.bare_c, SOFT, "marker", compiled=True, waits=False),
+    Candidate(SOFT.ours, SOFT, "ours", lock_class="SoftFileLock", reentrant=True),
+    Candidate(
+        SOFT.filelock,
+        SOFT,
+        "filelock",
+        requirement="filelock==4.2.12",
+        lock_class="SoftFileLock",
+        min_python=(3, 11),
+        reentrant=True,
+    ),
+    Candidate(
+        "filelock 3.29.0 SoftFileLock",
+        SOFT,
+        "filelock",
+        requirement="filelock==3.29.0",
+        lock_class="SoftFileLock",
+        reentrant=True,
+    ),
+    # Without a timeout it refuses instead of waiting, and with one it pauses for a tenth of it: neither is a wait
+    # without limit.
+    Candidate(
+        "lockfile 0.12.2 PIDLockFile",
+        SOFT,
+        "lockfile.pidlockfile",
+        requirement="lockfile==0.12.2",
+        lock_class="PIDLockFile",
+        waits=False,
     ),
 )
-NO_LOCK = Candidate(CONTROL, "no_lock")
+NO_LOCK = Candidate("no lock (control)", KERNEL, "no_lock")
+FAMILY_OF = {candidate.name: candidate.family for candidate in (*CANDIDATES, NO_LOCK)}
 
 
 @dataclass(frozen=True)
@@ -88,13 +154,14 @@ class Ready:
     def command(self, mode: str, *arguments: str) -> list[str]:
         """Return the command line that runs this candidate in one mode of the shared workload."""
         if self.program is not None:
-            return [str(self.program), mode, *arguments]
+            return [str(self.program), self.candidate.adapter, mode, *arguments]
         folder = "" if self.folder is None else str(self.folder)
         version = (self.candidate.requirement or "").partition("==")[2]
         return [
             sys.executable,
             str(HERE / "workload.py"),
-            str(self.candidate.adapter),
+            self.candidate.adapter,
+            self.candidate.lock_class,
             folder,
             version,
             mode,
@@ -114,7 +181,7 @@ def default_folder() -> Path:
 
 def prepare(candidate: Candidate, peers: Path, scratch: Path) -> Ready:
     """Compile or install what the candidate needs."""
-    if candidate.adapter is None:
+    if candidate.compiled:
         return Ready(candidate, program=_compiled(scratch))
     if candidate.requirement is None:
         return Ready(candidate)
@@ -131,6 +198,8 @@ def _compiled(scratch: Path) -> Path:
         message = "no C compiler (cc) found"
         raise UnavailableError(message)
     program = scratch / "bare_cycle"
+    if program.exists():
+        return program
     _run([compiler, "-O2", "-o", str(program), str(HERE / "bare_cycle.c")])
     return program
 

@@ -1,21 +1,21 @@
-"""The printed form: aligned tables, the machine they come from, and the targets."""
+"""The printed form: aligned tables, and the machine they come from."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peers import BARE_C, FILELOCK, OURS
+from peers import FAMILY_OF
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from contended import Contention
     from cycles import Figure
+    from targets import Target
     from waiting import Waiting
 
 NOTHING = "-"
@@ -32,11 +32,16 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align the columns: names to the left, numbers to the right; a header may take two lines."""
-    heads = [cell.split("\n") for cell in header]
+    """Align the columns: names to the left, numbers to the right; a header may take two lines.
+
+    A column in which nobody has a value is left out.
+    """
+    shown = [column for column in range(len(header)) if not rows or any(row[column] != NOTHING for row in rows)]
+    heads = [header[column].split("\n") for column in shown]
     tallest = max(len(head) for head in heads)
-    lines = [[([""] * (tallest - len(head)) + head)[line] for head in heads] for line in range(tallest)] + list(rows)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    lines = [[([""] * (tallest - len(head)) + head)[line] for head in heads] for line in range(tallest)]
+    lines += [[row[column] for column in shown] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     text = [title]
     for line in lines:
         cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
@@ -45,24 +50,35 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     return "\n".join(text)
 
 
+def quotient(value: float | None, divisor: float | None) -> float | None:
+    """Divide where both are known."""
+    return value / divisor if value is not None and divisor else None
+
+
+def against(values: Mapping[str, float | None], name: str) -> tuple[str, str]:
+    """Write a candidate's value as a multiple of bare C's and of filelock 4.2.12's, those of its own family."""
+    family = FAMILY_OF[name]
+    to_bare_c, to_filelock = (quotient(values[name], values.get(base)) for base in (family.bare_c, family.filelock))
+    return number(to_bare_c), number(to_filelock)
+
+
 def figure_table(figure: Figure) -> str:
     """Write one figure with its ratios."""
     rows = []
     for name in figure.names:
-        row = [name, number(figure.best(name)), number(figure.median(name))]
-        if BARE_C in figure.names:
-            row.append(number(figure.ratio(name, BARE_C)))
-        row.append(number(figure.ratio(FILELOCK, name)))
-        rows.append(row)
-    header = ["", f"best\n[{figure.unit}]", f"median\n[{figure.unit}]"]
-    if BARE_C in figure.names:
-        header.append("x\nbare C")
-    return table(figure.title, [*header, "times faster than\nfilelock 4.2.12"], rows)
-
-
-def quotient(value: float | None, divisor: float | None) -> float | None:
-    """Divide where both are known."""
-    return value / divisor if value is not None and divisor else None
+        family = FAMILY_OF[name]
+        to_bare_c, times_faster = figure.ratio(name, family.bare_c), figure.ratio(family.filelock, name)
+        rows.append(
+            [name, number(figure.best(name)), number(figure.median(name)), number(to_bare_c), number(times_faster)]
+        )
+    header = [
+        "",
+        f"best\n[{figure.unit}]",
+        f"median\n[{figure.unit}]",
+        "x\nbare C",
+        "times faster than\nfilelock 4.2.12",
+    ]
+    return table(figure.title, header, rows)
 
 
 def contended_table(title: str, results: Mapping[str, Contention]) -> str:
@@ -85,18 +101,17 @@ def contended_table(title: str, results: Mapping[str, Contention]) -> str:
         "x filelock\n4.2.12",
         "overlaps",
     ]
-    floor, filelock = results.get(BARE_C), results.get(FILELOCK)
+    medians = {name: result.median_us for name, result in results.items()}
+    cpus = {name: result.cpu_us_per_turn for name, result in results.items()}
     rows = []
     for name, result in results.items():
         share = result.share_to_another
-        median, cpu = result.median_us, result.cpu_us_per_turn
         rows.append(
             [
                 name,
                 str(result.turns),
-                number(median),
-                number(quotient(median, floor.median_us if floor else None)),
-                number(quotient(median, filelock.median_us if filelock else None)),
+                number(medians[name]),
+                *against(medians, name),
                 number(result.p99_us),
                 number(None if share is None else 100 * share),
                 number(result.least_to_most),
@@ -104,9 +119,8 @@ def contended_table(title: str, results: Mapping[str, Contention]) -> str:
                 str(result.turns_waited),
                 number(result.longest_wait_ms),
                 number(result.cpu_seconds),
-                number(cpu),
-                number(quotient(cpu, floor.cpu_us_per_turn if floor else None)),
-                number(quotient(cpu, filelock.cpu_us_per_turn if filelock else None)),
+                number(cpus[name]),
+                *against(cpus, name),
                 str(result.overlaps),
             ]
         )
@@ -124,18 +138,17 @@ def waiting_table(title: str, results: Mapping[str, Waiting]) -> str:
         "x filelock\n4.2.12",
         "wake-up\nlongest [us]",
     ]
-    floor, filelock = results.get(BARE_C), results.get(FILELOCK)
+    cpus = {name: result.cpu_ms_per_second for name, result in results.items()}
+    wake_ups = {name: result.wake_up_us for name, result in results.items()}
     rows = []
     for name, result in results.items():
-        cpu, wake_up = result.cpu_ms_per_second, result.wake_up_us
         rows.append(
             [
                 name,
-                number(cpu),
-                number(quotient(cpu, filelock.cpu_ms_per_second if filelock else None)),
-                number(wake_up),
-                number(quotient(wake_up, floor.wake_up_us if floor else None)),
-                number(quotient(wake_up, filelock.wake_up_us if filelock else None)),
+                number(cpus[name]),
+                against(cpus, name)[1],
+                number(wake_ups[name]),
+                *against(wake_ups, name),
                 number(max(result.wake_ups_us, default=None)),
             ]
         )
@@ -180,61 +193,11 @@ def file_system(folder: Path) -> str:
     return "an unknown file system"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A promise about our own figure, and what this run found."""
-
-    text: str
-    found: float | None
-    limit: float
-    at_least: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """Return whether the target was reached."""
-        if self.found is None:
-            return "not measured"
-        return "reached" if (self.found >= self.limit if self.at_least else self.found <= self.limit) else "missed"
-
-
-def targets(figures: Mapping[str, Figure]) -> list[Target]:
-    """Judge our figures against what the project promises."""
-
-    def against(key: str, base: str) -> float | None:
-        return figures[key].ratio(OURS, base) if key in figures else None
-
-    def faster(key: str) -> float | None:
-        return figures[key].ratio(FILELOCK, OURS) if key in figures and figures[key].best(OURS) else None
-
-    def best(key: str) -> float | None:
-        return figures[key].best(OURS) if key in figures else None
-
-    return [
-        Target("with lock:, absolute path, at most 1.5 x bare C", against("with_absolute", BARE_C), 1.5),
-        Target("with lock:, relative path, at most 1.5 x bare C", against("with_relative", BARE_C), 1.5),
-        Target(
-            "with lock:, absolute path, at least 10 x faster than filelock 4.2.12",
-            faster("with_absolute"),
-            10,
-            at_least=True,
-        ),
-        Target(
-            "with lock:, relative path, at least 10 x faster than filelock 4.2.12",
-            faster("with_relative"),
-            10,
-            at_least=True,
-        ),
-        Target("reentrant cycle under 0.2 us", best("reentrant"), 0.2),
-        Target("construction under 0.6 us", best("construction"), 0.6),
-        Target("import ferrolock under 3 ms", best("import"), 3.0),
-    ]
-
-
 def target_table(judged: Sequence[Target]) -> str:
     """Write the targets this run can judge."""
     rows = [[target.text, number(target.found), target.verdict] for target in judged if target.found is not None]
     if not rows:
         return "targets: none measured in this run"
     missing = len(judged) - len(rows)
-    title = "targets (best rounds of this run" + (f"; {missing} not measured)" if missing else ")")
+    title = "targets (of cycles: the best rounds" + (f"; {missing} not measured)" if missing else ")")
     return table(title, ["", "found", ""], rows)

@@ -1,8 +1,8 @@
 """The measured side: one candidate in a fresh process, driven by lines on standard input.
 
-    workload.py ADAPTER FOLDER VERSION serve FOLDER NAME
-    workload.py ADAPTER FOLDER VERSION contend PATH HOLD_NS sleep|spin REST_NS SECONDS BARRIER_FD
-    workload.py ADAPTER FOLDER VERSION threads PATH HOLD_NS sleep|spin REST_NS SECONDS COUNT
+    workload.py ADAPTER CLASS FOLDER VERSION serve FOLDER NAME
+    workload.py ADAPTER CLASS FOLDER VERSION contend PATH HOLD_NS sleep|spin REST_NS SECONDS BARRIER_FD
+    workload.py ADAPTER CLASS FOLDER VERSION threads PATH HOLD_NS sleep|spin REST_NS SECONDS COUNT
 
 `serve` answers a line `TASK COUNT` with `NANOSECONDS LOOP_NANOSECONDS`: the whole batch on one reading of the clock at
 each end, and what the same loop costs empty. `take` and `give` hold a lock between two lines and answer with the moment
@@ -205,9 +205,9 @@ def contend_in_threads(lock: adapters.Lock, turns: Turns, count: int) -> None:
     hand_in(time.process_time_ns() - cpu, logs)
 
 
-def main(adapter_name: str, folder: str, version: str, mode: str, *arguments: str) -> None:
+def main(adapter_name: str, lock_class: str, folder: str, version: str, mode: str, *arguments: str) -> None:
     """Load the candidate and run one mode."""
-    adapter = adapters.load(adapter_name, folder, version)
+    adapter = adapters.load(adapter_name, lock_class, folder, version)
     if mode == "origin":
         answer(adapter.origin)
         return
