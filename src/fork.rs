@@ -17,7 +17,7 @@ pub(crate) fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Makes this process a generation of its own. Only the fork handler of [`crate::registry`] calls it.
+/// Makes this process a generation of its own. Only [`crate::registry`] calls it, when it learns of a fork.
 pub(crate) fn enter_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }

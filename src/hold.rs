@@ -5,7 +5,7 @@
 //! | phase | means | an acquisition | a release |
 //! |---|---|---|---|
 //! | (no slot) | unheld | attempts | does nothing |
-//! | `Busy` | a release is in a system call | waits for the release | does nothing |
+//! | `Busy` | a release is in a system call | attempts, and waits for the release to commit | does nothing |
 //! | `Free` | somebody waits | attempts | does nothing |
 //! | `Held` | held `depth` times over | `depth + 1` | `depth - 1`; the last one unlocks |
 //!
@@ -158,7 +158,7 @@ impl Lock {
         let deadline = Deadline::begin(patience.timeout);
         let manners = if deadline.remaining().is_none() { Manners::Hasty } else { queue::manners() };
         let terms = Terms { manners, lifetime: patience.lifetime };
-        registry::notice_forks();
+        registry::check_process_id();
         if self.nest(owner) {
             return Ok(());
         }
@@ -310,7 +310,7 @@ impl Lock {
     /// Releases one level of the slot's hold, or all. What the depth is counts now: another thread may have nested
     /// in a shared hold since anybody looked.
     fn release_slot(&self, key: Option<OwnerId>, all: bool) -> Result<Released, Error> {
-        registry::notice_forks();
+        registry::check_process_id();
         let (guard, depth) = {
             let mut slots = self.slots.lock();
             let Some(slot) = slots.iter_mut().find(|slot| slot.owner == key) else {

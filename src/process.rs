@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::fork::ForkMutex;
 use crate::record::{Record, StartToken};
-use crate::sys::process as sys;
+use crate::sys::process as os;
 
 /// The longest host field; a longer one is cut and told apart by a digest.
 const LONGEST_HOST: usize = 253;
@@ -40,14 +40,14 @@ static BIRTH: LazyLock<ForkMutex<Option<Birth>>> = LazyLock::new(ForkMutex::new)
 fn birth() -> Birth {
     let known = *BIRTH.lock();
     known.unwrap_or_else(|| {
-        let birth = Birth { pid_namespace: sys::pid_namespace(), start: start_of(std::process::id()) };
+        let birth = Birth { pid_namespace: os::pid_namespace(), start: start_of(std::process::id()) };
         *BIRTH.lock() = Some(birth);
         birth
     })
 }
 
 fn start_of(pid: u32) -> Option<StartToken> {
-    sys::start_time(pid).map(|time| StartToken { boot: sys::boot_id(), time })
+    os::start_time(pid).map(|time| StartToken { boot: os::boot_id(), time })
 }
 
 /// This process, as its markers name it. The host's name is asked for each time: it can change.
@@ -57,7 +57,7 @@ pub(crate) fn own_record() -> Record {
 }
 
 fn own_host(birth: Birth) -> String {
-    host_field(&sys::host_name(), birth.pid_namespace)
+    host_field(&os::host_name(), birth.pid_namespace)
 }
 
 /// What became of the owner that `record` names.
@@ -69,7 +69,7 @@ pub(crate) fn fate(record: &Record, is_local: bool) -> Fate {
     if record.host != own_host(birth) {
         return Fate::Foreign;
     }
-    let boot = sys::boot_id();
+    let boot = os::boot_id();
     if record.start.is_some_and(|start| start.boot != 0 && boot != 0 && start.boot != boot) {
         return if is_local { Fate::Dead } else { Fate::Foreign };
     }
@@ -84,7 +84,7 @@ pub(crate) fn fate_of_bare(pid: u32) -> Fate {
 /// Whether no process of this machine can be the one that was called `pid`, here or in a namespace below, and that
 /// began at `start`.
 fn is_gone(pid: u32, start: Option<StartToken>, birth: Birth) -> bool {
-    let is_another = match sys::is_running(pid) {
+    let is_another = match os::is_running(pid) {
         None => return false,
         Some(false) => true,
         Some(true) => {
@@ -93,7 +93,7 @@ fn is_gone(pid: u32, start: Option<StartToken>, birth: Birth) -> bool {
         }
     };
     // Who is in a namespace names it in the host field, so those below matter to the machine's own only.
-    let is_below = || birth.pid_namespace.is_none() && sys::may_run_below(pid, start.map(|start| start.time));
+    let is_below = || birth.pid_namespace.is_none() && os::may_run_below(pid, start.map(|start| start.time));
     is_another && !is_below()
 }
 

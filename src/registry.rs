@@ -6,8 +6,8 @@
 //!
 //! - [`Tracked::open`] announces an opening, opens, and lists the new descriptor. A fork waits until no
 //!   opening and no closing is under way, and none begins until the fork is over.
-//! - The child closes what is listed, if it is still the file that was opened. Nothing of the parent's is unlocked by that: `flock` goes with the
-//!   last copy, and the parent has its own.
+//! - The child closes what is listed, if it is still the file that was opened. Nothing of the parent's is unlocked by
+//!   that: `flock` goes with the last copy, and the parent has its own.
 //! - A `Tracked` that finds itself in another generation than it was opened in forgets its number, which
 //!   may be another file's by now.
 
@@ -203,7 +203,7 @@ pub fn watch_forks() {
 
 /// Sees to it that no fork goes by unnoticed for longer than to the next system call on a lock: children made
 /// without the handlers (a bare `clone` or `_Fork`) have another process id.
-pub(crate) fn notice_forks() {
+pub(crate) fn check_process_id() {
     watch_forks();
     let now = sys::process_id();
     let before = PROCESS.load(Ordering::Relaxed);

@@ -70,7 +70,7 @@ class FileLockMeta(ABCMeta):
         return cls._construct(lock_file, {**_DEFAULTS, **given})
 
     def _construct(cls, lock_file: str | os.PathLike[str], options: dict[str, Any]) -> Any:
-        """The way of singletons, of subclasses with an ``__init__`` of their own, and of wrong options."""
+        """The way of all options beyond the first four, and of subclasses with an ``__init__`` of their own."""
         if cls.__abstractmethods__:
             names = ", ".join(sorted(cls.__abstractmethods__))
             msg = f"Can't instantiate abstract class {cls.__name__} with abstract methods {names}"
@@ -160,7 +160,7 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         """
         if lifetime is not None:
             check_lifetime(lifetime)
-            if not self._ages:  # who has markers was warned by the metaclass, also where a singleton is found
+            if not self._has_lifetime:  # who has markers was warned by the metaclass, also where a singleton is found
                 lifetime = type(self)._admit_lifetime(lifetime, stacklevel=2)
         self._configure(
             lock_file, timeout, mode, thread_local, blocking, is_singleton, poll_interval, lifetime, fallback_to_soft
@@ -168,7 +168,7 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
 
     _singleton_options: dict[str, Any]
 
-    _ages = False
+    _has_lifetime = False
     """Whether a lifetime means anything to locks of this class."""
 
     @property

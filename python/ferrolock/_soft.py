@@ -26,7 +26,7 @@ class SoftFileLock(BaseFileLock):
     """
 
     _mechanism = "marker"
-    _ages = True
+    _has_lifetime = True
 
     def _configure(self, *args: Any, **options: Any) -> None:
         super()._configure(*args, mechanism=self._mechanism, **options)

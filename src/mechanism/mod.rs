@@ -1,4 +1,4 @@
-//! How a lock is represented on disk: one file of this folder for each way.
+//! How a lock is represented on disk: a folder for each way.
 //!
 //! A mechanism makes single attempts and waits for nobody; waiting is [`crate::wait`]'s, counting the business of
 //! [`crate::Lock`].

@@ -32,11 +32,11 @@ pub(super) fn after(limit: Duration, call: impl FnOnce() -> io::Result<()>) -> i
     let timer = Timer::start(limit)?;
     let done = call();
     drop(timer);
-    told_apart(done)
+    false_if_interrupted(done)
 }
 
 /// `false` for a call that was interrupted.
-pub(super) fn told_apart(done: io::Result<()>) -> io::Result<bool> {
+pub(super) fn false_if_interrupted(done: io::Result<()>) -> io::Result<bool> {
     match done {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),

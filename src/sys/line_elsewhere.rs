@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::FileId;
 
-pub(crate) fn wakes_waiters(_file: &File, _id: FileId) -> bool {
+pub(crate) fn is_known_local(_file: &File, _id: FileId) -> bool {
     false
 }
 
-pub(super) fn folder_wakes_waiters(_folder: &Path) -> bool {
+pub(super) fn is_folder_known_local(_folder: &Path) -> bool {
     false
 }
 

@@ -46,8 +46,9 @@ const LOCAL: [i64; 13] = [
 /// The device of the file system that was last found to be local: most programs lock on one only.
 static LOCAL_DEVICE: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Whether the kernel wakes those who wait for a lock on `file`, and queues them apart from record locks.
-pub(crate) fn wakes_waiters(file: &File, id: FileId) -> bool {
+/// Whether the file system of `file` is known to be of this machine: then the kernel wakes those who wait for a lock,
+/// queues them apart from record locks, and the lock excludes.
+pub(crate) fn is_known_local(file: &File, id: FileId) -> bool {
     if LOCAL_DEVICE.load(Ordering::Relaxed) == id.device {
         return true;
     }
@@ -58,8 +59,8 @@ pub(crate) fn wakes_waiters(file: &File, id: FileId) -> bool {
     is_local
 }
 
-/// Whether the kernel wakes those who wait for a lock on a file in the folder.
-pub(super) fn folder_wakes_waiters(folder: &Path) -> bool {
+/// As [`is_known_local`], of a folder.
+pub(super) fn is_folder_known_local(folder: &Path) -> bool {
     rustix::fs::statfs(folder).is_ok_and(|stat| is_local(&stat))
 }
 
@@ -92,7 +93,7 @@ fn control(file: &File, command: libc::c_int, lock: &mut libc::flock64) -> io::R
 /// Only a description's lock of exactly the turnstile means that. Somebody's record lock of the whole file
 /// answers the same question, and is none of ours.
 pub(crate) fn is_line_occupied(file: &File, id: FileId) -> bool {
-    if !wakes_waiters(file, id) {
+    if !is_known_local(file, id) {
         return false;
     }
     is_locked(file, TURNSTILE)
@@ -134,7 +135,7 @@ pub(crate) fn wait_for_head_of_line(file: &File, limit: Option<Duration>) -> io:
     let wait = || control(file, libc::F_OFD_SETLKW, &mut byte(TURNSTILE, libc::F_WRLCK));
     match limit {
         Some(limit) => interrupt::after(limit, wait),
-        None => interrupt::told_apart(wait()),
+        None => interrupt::false_if_interrupted(wait()),
     }
 }
 
@@ -150,6 +151,6 @@ pub(crate) fn wait_for_lock(file: &File, limit: Option<Duration>) -> io::Result<
     let wait = || rustix::fs::flock(file, FlockOperation::LockExclusive).map_err(io::Error::from);
     match limit {
         Some(limit) => interrupt::after(limit, wait),
-        None => interrupt::told_apart(wait()),
+        None => interrupt::false_if_interrupted(wait()),
     }
 }

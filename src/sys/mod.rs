@@ -4,7 +4,7 @@
 //!
 //! | name | what it is |
 //! |---|---|
-//! | [`FileId`], [`Facts`], [`Stamp`], [`At`], [`Verdict`] | shared types, below |
+//! | [`FileId`], [`Facts`], [`Stamp`], [`Kind`], [`At`], [`Mount`], [`Verdict`] | shared types, below |
 //! | `MECHANISM` | which call locks a file here: `"flock"`, `"LockFileEx"` or `"none"` |
 //! | `ERRORS_ARE_WIN32` | what the numbers of errors are |
 //! | `open_lock_file` | opens a lock file without following a link at its end |
@@ -22,7 +22,7 @@
 //! | [`process`] | this machine's name, and whether a process runs, in a file of its own |
 //! | `locks_of_this_host_only` | whether a mount keeps locks from other hosts, in a file of its own |
 //! | `announce_waiter`, `has_waiters` | a waiter who stands in no line |
-//! | `wakes_waiters`, `is_line_occupied`, `wait_for_head_of_line`, `leave_line`, `is_line_reported_stuck`, `report_stuck_line`, `wait_for_lock`, `spawn`, `interrupt` | waiting in the kernel, in a file of its own |
+//! | `is_known_local`, `is_line_occupied`, `wait_for_head_of_line`, `leave_line`, `is_line_reported_stuck`, `report_stuck_line`, `wait_for_lock`, `spawn`, `interrupt` | waiting in the kernel, in a file of its own |
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -92,8 +92,8 @@ pub(crate) use interrupt::{interrupt, spawn};
 pub(crate) use mounts::locks_of_this_host_only;
 
 pub(crate) use line::{
-    announce_waiter, has_waiters, is_line_occupied, is_line_reported_stuck, leave_line, report_stuck_line,
-    wait_for_head_of_line, wait_for_lock, wakes_waiters,
+    announce_waiter, has_waiters, is_known_local, is_line_occupied, is_line_reported_stuck, leave_line,
+    report_stuck_line, wait_for_head_of_line, wait_for_lock,
 };
 #[cfg(any(force_unsupported, not(target_os = "linux")))]
 pub(crate) use line::{interrupt, spawn};
@@ -213,13 +213,13 @@ pub fn possible_holder(file: FileId) -> Option<u32> {
     platform::possible_holder(file)
 }
 
-/// Whether those who wait for a lock at `path` are woken by the kernel, as far as can be told without touching it.
-pub(crate) fn path_wakes_waiters(path: &Path) -> bool {
+/// Whether a file at `path` would be on a file system that is known to be of this machine. Touches nothing.
+pub(crate) fn is_path_known_local(path: &Path) -> bool {
     let folders = path.ancestors().skip(1);
     let here =
         |folder: &Path| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
     let mut existing = folders.map(here).filter(|folder| folder.is_dir());
-    existing.next().is_some_and(|folder| line::folder_wakes_waiters(&folder))
+    existing.next().is_some_and(|folder| line::is_folder_known_local(&folder))
 }
 
 /// Creates the folders above `path`, unless there can be no file of that name in them.

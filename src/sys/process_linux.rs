@@ -89,15 +89,21 @@ pub(crate) fn is_running(pid: u32) -> Option<bool> {
 /// Whether a process that calls itself `pid` may run in a PID namespace below this one: containers may share the
 /// host's name. `start` is when it began, where that is known.
 pub(crate) fn may_run_below(pid: u32, start: Option<u64>) -> bool {
-    // Without the list nobody can say that there is none.
-    let Ok(processes) = fs::read_dir("/proc") else { return true };
-    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let names_itself = |outer: &u32| {
-        fs::read(format!("/proc/{outer}/status")).is_ok_and(|status| innermost_pid(&status) == Some(pid))
-    };
-    numbers.filter(names_itself).any(|outer| {
-        let began = start_time(outer);
-        start.is_none() || began.is_none() || began == start
+    // Without the whole list nobody can say that there is none. It may have only this user's processes (`hidepid`);
+    // the first one of all is always there.
+    let (Ok(_), Ok(processes)) = (fs::read("/proc/1/status"), fs::read_dir("/proc")) else { return true };
+    let mut numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    numbers.any(|outer| match fs::read(format!("/proc/{outer}/status")) {
+        Ok(status) if innermost_pid(&status) == Some(pid) => {
+            let began = start_time(outer);
+            start.is_none() || began.is_none() || began == start
+        }
+        Ok(_) => false,
+        // One that has ended meanwhile is none. Any other may be the one.
+        Err(error) => {
+            error.kind() != io::ErrorKind::NotFound
+                && error.raw_os_error() != Some(Errno::SRCH.raw_os_error())
+        }
     })
 }
 

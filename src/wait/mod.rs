@@ -52,7 +52,7 @@ pub enum Stop {
 
 /// What a waiter does beside waiting: the caller's side of the loop.
 ///
-/// Nothing is locked and nothing is held while a watch is called, so it may use any lock, also this one.
+/// No mutex is locked and the lock is not held while a watch is called, so it may use any lock, also this one.
 pub trait Watch {
     /// Is told once how the wait goes on, before it does.
     fn begins(&mut self, _waits_by: WaitsBy) {}

@@ -258,9 +258,9 @@ struct Head<'a> {
     /// The file that was last seen to be locked.
     file: Option<FileId>,
     /// At the head of the line, or past one that does not move.
-    is_next: bool,
+    is_at_head_of_line: bool,
     /// It has looked up from the line once.
-    is_long: bool,
+    has_looked_up: bool,
     stand_in: Option<StandIn>,
     backoff: Backoff,
 }
@@ -273,8 +273,8 @@ impl<'a> Head<'a> {
             place: None,
             previous: None,
             file: None,
-            is_next: false,
-            is_long: false,
+            is_at_head_of_line: false,
+            has_looked_up: false,
             stand_in: None,
             backoff,
         }
@@ -284,7 +284,7 @@ impl<'a> Head<'a> {
     fn wait(&mut self, queue: &Arc<Queue>, limit: Duration) -> Result<Step, Error> {
         let begin = Instant::now();
         if self.place.is_none() {
-            self.is_next = false;
+            self.is_at_head_of_line = false;
             self.place = self.waiter.open_place()?;
             self.previous = None;
         }
@@ -314,16 +314,16 @@ impl<'a> Head<'a> {
         let manners = manners();
         if manners != Manners::Polite {
             self.stand_in = None;
-            self.is_next = true;
+            self.is_at_head_of_line = true;
         }
         if let Some(stand_in) = self.stand_in.take() {
             if !stand_in.is_done() {
                 self.stand_in = Some(stand_in);
                 return Ok(Some(Step::Sleep));
             }
-            self.is_next = stand_in.result()?;
-        } else if !self.is_next {
-            if self.is_long {
+            self.is_at_head_of_line = stand_in.result()?;
+        } else if !self.is_at_head_of_line {
+            if self.has_looked_up {
                 // From now on somebody stands in line who need not look up now and then.
                 self.stand_in = StandIn::start(place, {
                     let queue = Arc::clone(queue);
@@ -333,10 +333,10 @@ impl<'a> Head<'a> {
                     return Ok(Some(Step::Sleep));
                 }
             }
-            self.is_next = place.wait_for_head_of_line(Some(limit))?;
+            self.is_at_head_of_line = place.wait_for_head_of_line(Some(limit))?;
         }
-        if !self.is_next {
-            self.is_long = true;
+        if !self.is_at_head_of_line {
+            self.has_looked_up = true;
             return Ok(Some(Step::Look));
         }
         let is_had = place.wait_for_lock(limit.saturating_sub(begin.elapsed()))?;
@@ -350,7 +350,7 @@ impl<'a> Head<'a> {
     fn nap(&mut self, limit: Duration) -> Result<Step, Error> {
         super::sleep(self.backoff.next().min(limit));
         // Its own place would count as somebody's line.
-        self.attempt(if self.is_next { Manners::Hasty } else { Manners::Polite })
+        self.attempt(if self.is_at_head_of_line { Manners::Hasty } else { Manners::Polite })
     }
 
     /// Tries the lock past the line. Also finds out if the file was replaced, and nobody holds the new one.
@@ -371,7 +371,7 @@ impl<'a> Head<'a> {
             return Ok(step);
         }
         for _ in 1..LOOKS {
-            if self.is_next || matches!(step, Step::Look) {
+            if self.is_at_head_of_line || matches!(step, Step::Look) {
                 return Ok(step);
             }
             drop(step);
@@ -393,7 +393,7 @@ impl<'a> Head<'a> {
                     // What this head waits for is in the way no longer. Others wait for the new one already.
                     self.stand_in = None;
                     self.place = None;
-                    self.is_next = false;
+                    self.is_at_head_of_line = false;
                     self.backoff = Backoff::new(self.waiter.poll_interval);
                 }
             }
@@ -462,7 +462,7 @@ pub(super) fn wait(
         let step = if now >= next_tick {
             let step = head.tick()?;
             // Who is next need not fear a line that does not move, only a file that was replaced.
-            next_tick = now + if head.is_next { LONGEST_TICK } else { tick };
+            next_tick = now + if head.is_at_head_of_line { LONGEST_TICK } else { tick };
             step
         } else {
             head.wait(&ticket.queue, limit)?

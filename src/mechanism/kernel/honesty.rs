@@ -36,7 +36,7 @@ static FINDINGS: LazyLock<ForkMutex<Vec<Finding>>> = LazyLock::new(ForkMutex::ne
 
 /// What is known of the file system of `file`.
 pub(super) fn known(file: &File, id: FileId) -> Option<Honesty> {
-    if sys::wakes_waiters(file, id) {
+    if sys::is_known_local(file, id) {
         return Some(Honesty::Honest);
     }
     FINDINGS.lock().iter().find(|finding| finding.device == id.device).map(|finding| finding.honesty)

@@ -13,7 +13,7 @@
 //! the call and exclude nobody.
 
 mod honesty;
-mod line;
+mod place;
 
 use std::fs::File;
 use std::io;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use honesty::Honesty;
-use line::KernelPlace;
+use place::KernelPlace;
 
 use super::{Attempt, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
@@ -115,12 +115,12 @@ impl Mechanism for KernelLock {
     }
 
     fn wakes_waiters(&self, path: &Path) -> bool {
-        sys::path_wakes_waiters(path)
+        sys::is_path_known_local(path)
     }
 
     fn open_place(&self, path: &Path, _terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {
         let Opened::Yes(tracked) = self.open(path)? else { return Ok(None) };
-        let wakes_waiters = |file| sys::wakes_waiters(file, tracked.facts().id);
+        let wakes_waiters = |file| sys::is_known_local(file, tracked.facts().id);
         if !tracked.file().is_some_and(wakes_waiters) {
             return Ok(None);
         }

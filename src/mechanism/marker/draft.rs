@@ -43,16 +43,16 @@ pub(super) fn create(site: &Site, name: &OsStr, mode: Option<u32>) -> Result<Opt
     let is_unsupported = |error: &io::Error| error.kind() == io::ErrorKind::Unsupported;
     match create_unnamed(site, name, mode) {
         Err(error) if is_unsupported(&error) => {}
-        created => return told_apart(site, created),
+        created => return none_if_taken(site, created),
     }
     match create_linked(site, name, mode) {
         Err(error) if is_unsupported(&error) => {}
-        created => return told_apart(site, created),
+        created => return none_if_taken(site, created),
     }
-    told_apart(site, create_plain(site, name, mode))
+    none_if_taken(site, create_plain(site, name, mode))
 }
 
-fn told_apart(site: &Site, created: io::Result<Draft>) -> Result<Option<Draft>, Error> {
+fn none_if_taken(site: &Site, created: io::Result<Draft>) -> Result<Option<Draft>, Error> {
     match created {
         Ok(draft) => Ok(Some(draft)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
@@ -123,7 +123,7 @@ impl Draft {
             names::set_mode(file, bits(mode))?;
         }
         file.write_all(&process::own_record().to_bytes())?;
-        if sys::wakes_waiters(file, self.id()) {
+        if sys::is_known_local(file, self.id()) {
             // Nobody else knows the file yet. Who cannot be woken asks again and again.
             drop(sys::try_lock(file));
         }

@@ -11,12 +11,12 @@
 //! a marker, or gives it a `lifetime`, frees the lock whoever holds it. (4) Where two names cannot be exchanged in one
 //! step (NFS, BSD), a dead owner's marker stays.
 
-mod beside;
+mod aside;
 mod courtesy;
 mod draft;
 mod guard;
-mod line;
 mod occupant;
+mod place;
 mod reclaim;
 mod recover;
 mod site;
@@ -28,8 +28,8 @@ use std::sync::Arc;
 pub use guard::remove_markers_at_exit;
 
 use guard::MarkerGuard;
-use line::MarkerPlace;
 use occupant::Found;
+use place::MarkerPlace;
 use site::Site;
 
 use super::{Attempt, Holder, Manners, Mechanism, Place, Terms};
@@ -149,7 +149,7 @@ impl Mechanism for MarkerLock {
     }
 
     fn wakes_waiters(&self, path: &Path) -> bool {
-        sys::path_wakes_waiters(path)
+        sys::is_path_known_local(path)
     }
 
     fn holder(&self, path: &Path) -> Option<Holder> {

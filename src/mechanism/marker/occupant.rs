@@ -125,7 +125,7 @@ impl Occupant {
     }
 
     fn is_local(&self) -> bool {
-        self.file.file().is_some_and(|file| sys::wakes_waiters(file, self.stamp.id))
+        self.file.file().is_some_and(|file| sys::is_known_local(file, self.stamp.id))
     }
 
     fn is_past_grace(&self) -> bool {

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::beside::OwnAside;
+use super::aside::OwnAside;
 use super::draft::{self, Draft};
 use super::occupant::Occupant;
 use super::recover::{Recovery, recover};
@@ -31,8 +31,8 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
     if !site.is_still(&judged.stamp)? {
         return Ok(None);
     }
-    if let Some(breaker) = judged.content.pid() {
-        if recover(site, judged, breaker)? == Recovery::Blocked {
+    if let Some(dead_pid) = judged.content.pid() {
+        if recover(site, judged, dead_pid)? == Recovery::Blocked {
             return Ok(None);
         }
     }
@@ -63,7 +63,7 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
         }
         Ok(Some(stamp)) if stamp.id == own.id() => {
             aside.discard();
-            told_apart(site, exchanged).map(|()| None)
+            none_if_impossible(site, exchanged).map(|()| None)
         }
         Ok(_) | Err(_) => {
             aside.put_back();
@@ -73,7 +73,7 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
 }
 
 /// An exchange that is not allowed, or not possible here, leaves the marker to its owner.
-fn told_apart(site: &Site, exchanged: io::Result<()>) -> Result<(), Error> {
+fn none_if_impossible(site: &Site, exchanged: io::Result<()>) -> Result<(), Error> {
     match exchanged {
         Err(error)
             if !matches!(
@@ -190,7 +190,7 @@ mod tests {
 
     use tempfile::TempDir;
 
-    use super::super::beside::aside_of;
+    use super::super::aside::aside_of;
     use super::*;
 
     /// The name of a lock, and an exchange that was made there by mistake: ours is at the name, `X` is aside.

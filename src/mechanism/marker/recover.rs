@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-use super::beside::{Name, OwnAside, aside_of, restored_by_us};
+use super::aside::{Name, OwnAside, aside_of, restored_by_us};
 use super::occupant::{self, Found, Occupant};
 use super::site::Site;
 use crate::error::Error;

@@ -40,8 +40,8 @@ pub(super) struct MarkerPlace {
 enum Until {
     /// The owner closes the marker.
     Closed(Tracked),
-    /// Nobody has locked the marker, or it is none: nothing tells when it goes. The lock on it is ours then, so that
-    /// others of ours wait for us.
+    /// Nobody has locked the marker, so that nothing tells when it goes: the lock on it is ours then, and others of ours
+    /// wait for us. Or it is none, and not ours to lock.
     Unknown(Tracked),
     /// The time comes.
     Instant(Instant),
@@ -59,7 +59,7 @@ impl MarkerPlace {
 
 impl Until {
     fn find(site: &Site, terms: Terms) -> Result<Option<Self>, Error> {
-        if !site.folder().is_some_and(|(folder, facts)| sys::wakes_waiters(folder, facts.id)) {
+        if !site.folder().is_some_and(|(folder, facts)| sys::is_known_local(folder, facts.id)) {
             return Ok(None);
         }
         if terms.manners == Manners::Polite {

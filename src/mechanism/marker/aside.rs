@@ -17,7 +17,9 @@ pub(super) enum Name {
 
 impl Name {
     pub(super) fn parse(site: &Site, name: &OsStr) -> Option<Self> {
-        let end = name.to_str()?.strip_prefix(site.name.to_str()?)?;
+        // The lock's own name may be no text at all; what follows it is.
+        let end = name.as_encoded_bytes().strip_prefix(site.name.as_encoded_bytes())?;
+        let end = std::str::from_utf8(end).ok()?;
         let (is_break, rest) = match end.strip_prefix(".break.") {
             Some(rest) => (true, rest),
             None => (false, end.strip_prefix(".restore.")?),
