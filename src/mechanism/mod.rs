@@ -117,6 +117,11 @@ pub trait Place: Debug + Send + Sync {
         true
     }
 
+    /// Whether what was waited for is in the way no longer. Asked where there is no line.
+    fn is_outdated(&self) -> bool {
+        false
+    }
+
     /// Whether something may have changed that nobody wakes a waiter for: asked at each tick, and cheaper than an
     /// attempt.
     fn is_worth_an_attempt(&self) -> bool {

@@ -128,6 +128,7 @@ pub(crate) struct Facts {
 
 /// What stands at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(force_unsupported, allow(dead_code, reason = "nothing stands anywhere"))]
 pub(crate) enum Kind {
     Regular,
     Folder,

@@ -292,10 +292,14 @@ impl<'a> Head<'a> {
         match self.wait_at(&place, queue, limit, begin) {
             Ok(None) => {
                 place.leave_line();
-                self.previous = if place.has_line() { None } else { Some(Arc::clone(&place)) };
+                let kept = if place.has_line() { None } else { Some(Arc::clone(&place)) };
                 drop(place);
-                let guard = self.place.take().map_or(Ok(None), Place::into_guard)?;
-                Ok(guard.map_or(Step::Again, Step::Return))
+                if let Some(guard) = self.place.take().map_or(Ok(None), Place::into_guard)? {
+                    return Ok(Step::Return(guard));
+                }
+                // Kept where it is still in the way, it would seem to be locked by somebody else.
+                self.previous = kept.filter(|place| place.is_outdated());
+                Ok(Step::Again)
             }
             Ok(Some(step)) => Ok(step),
             // Whatever the kernel has against waiting, an attempt can be made, and tells what really matters.

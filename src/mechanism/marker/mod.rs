@@ -91,7 +91,13 @@ impl MarkerLock {
         }
     }
 
-    fn attempt(&self, path: &Path, terms: Terms) -> Result<Result<MarkerGuard, Contention>, Error> {
+    /// One attempt. `locked` is a marker that the caller has waited for, and whose file it has locked.
+    fn attempt(
+        &self,
+        path: &Path,
+        terms: Terms,
+        locked: Option<FileId>,
+    ) -> Result<Result<MarkerGuard, Contention>, Error> {
         if terms.manners == Manners::Polite && courtesy::due(path.file_name()).is_some() {
             return Ok(Err(Contention::Unseen));
         }
@@ -108,7 +114,9 @@ impl MarkerLock {
                 Found::Unreadable(file) => return Ok(Err(Contention::By(file))),
                 Found::Marker(occupant) => occupant,
             };
-            if !occupant.is_stale(terms.lifetime) {
+            let is_aged = occupant.is_aged(terms.lifetime);
+            let may_reclaim = is_aged || (occupant.is_stale() && occupant.lock(locked));
+            if !may_reclaim {
                 return Ok(Err(Contention::By(occupant.stamp.id)));
             }
             return Ok(match reclaim::reclaim(&site, &occupant, self.mode)? {
@@ -117,6 +125,17 @@ impl MarkerLock {
             });
         }
         Ok(Err(Contention::Unseen))
+    }
+
+    /// As [`Mechanism::try_acquire`], for who has waited for the marker `locked` and has its file locked.
+    fn try_acquire_after(&self, path: &Path, terms: Terms, locked: Option<FileId>) -> Result<Attempt, Error> {
+        match self.attempt(path, terms, locked) {
+            Ok(Ok(guard)) => Ok(Attempt::Acquired(Box::new(guard))),
+            Ok(Err(Contention::By(file))) => Ok(Attempt::Contended(Some(file))),
+            Ok(Err(Contention::Unseen)) => Ok(Attempt::Contended(None)),
+            Err(error) if is_interrupted(&error) => Ok(Attempt::Interrupted),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -131,13 +150,7 @@ fn is_own(record: &Record) -> bool {
 
 impl Mechanism for MarkerLock {
     fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
-        match self.attempt(path, terms) {
-            Ok(Ok(guard)) => Ok(Attempt::Acquired(Box::new(guard))),
-            Ok(Err(Contention::By(file))) => Ok(Attempt::Contended(Some(file))),
-            Ok(Err(Contention::Unseen)) => Ok(Attempt::Contended(None)),
-            Err(error) if is_interrupted(&error) => Ok(Attempt::Interrupted),
-            Err(error) => Err(error),
-        }
+        self.try_acquire_after(path, terms, None)
     }
 
     fn open_place(&self, path: &Path, terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {

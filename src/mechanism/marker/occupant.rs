@@ -90,16 +90,29 @@ fn refuse_other_kinds(site: &Site, stamp: &Stamp) -> Result<(), Error> {
 }
 
 impl Occupant {
-    /// Whether the marker holds nothing any more, so that it may be taken out of the way.
+    /// Whether the marker counts as abandoned by its age alone, although its owner may live.
+    pub(super) fn is_aged(&self, lifetime: Option<Duration>) -> bool {
+        self.content != Content::Strict && lifetime.is_some_and(|lifetime| age(&self.stamp) >= lifetime)
+    }
+
+    /// Keeps other contenders of ours from reclaiming the marker as long as this is kept; `false`: one does just now.
     ///
-    /// `lifetime`: the age at which a marker counts as abandoned although its owner may live.
-    pub(super) fn is_stale(&self, lifetime: Option<Duration>) -> bool {
-        if self.content == Content::Strict {
-            return false;
-        }
-        if lifetime.is_some_and(|lifetime| age(&self.stamp) >= lifetime) {
+    /// Two that exchange at once can lose a third one's marker, if a releaser comes in between: the model has the
+    /// interleaving. `locked` is a marker whose file the caller has locked already. Where there are no such locks,
+    /// nobody is kept away.
+    pub(super) fn lock(&self, locked: Option<FileId>) -> bool {
+        if locked == Some(self.stamp.id) {
             return true;
         }
+        let Some(file) = self.file.file() else { return false };
+        if !sys::is_known_local(file, self.stamp.id) {
+            return true;
+        }
+        !sys::try_lock(file).is_err_and(|error| sys::classify(&error) == Verdict::Contended)
+    }
+
+    /// Whether the marker holds nothing any more, so that it may be taken out of the way.
+    pub(super) fn is_stale(&self) -> bool {
         match &self.content {
             Content::Released => true,
             Content::Owned(record) => process::fate(record, self.is_local()) == Fate::Dead,

@@ -16,7 +16,7 @@ use super::courtesy;
 use super::occupant::{self, Found};
 use super::site::Site;
 use crate::error::Error;
-use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Place, Terms};
+use crate::mechanism::{Attempt, Guard, Manners, Place, Terms};
 use crate::record::Content;
 use crate::registry::Tracked;
 use crate::sys::{self, FileId, Verdict};
@@ -40,8 +40,7 @@ pub(super) struct MarkerPlace {
 enum Until {
     /// The owner closes the marker.
     Closed(Tracked),
-    /// Nobody has locked the marker, so that nothing tells when it goes: the lock on it is ours then, and others of ours
-    /// wait for us. Or it is none, and not ours to lock.
+    /// Nobody has locked the marker, or it is none and not ours to lock: nothing tells when it goes.
     Unknown(Tracked),
     /// The time comes.
     Instant(Instant),
@@ -85,7 +84,13 @@ impl Until {
             }
             // Its owner has just removed it, and then closed it: whoever waits for it must not wait for us.
             Ok(()) if !site.is_still(&occupant.stamp)? => at_once(),
-            Ok(()) | Err(_) => Ok(Some(Self::Unknown(occupant.file))),
+            tried => {
+                // Who reclaims it needs the lock, and this one may be stopped while it has it.
+                if tried.is_ok() {
+                    drop(sys::unlock(file));
+                }
+                Ok(Some(Self::Unknown(occupant.file)))
+            }
         }
     }
 }
@@ -107,11 +112,14 @@ impl Place for MarkerPlace {
         false
     }
 
+    fn is_outdated(&self) -> bool {
+        let there = self.site.look().ok().flatten();
+        there.map(|stamp| stamp.id) != self.file()
+    }
+
     fn is_worth_an_attempt(&self) -> bool {
-        let Until::Closed(file) = &self.until else { return true };
-        let tick = self.ticks.fetch_add(1, Ordering::Relaxed) % TICKS;
-        tick == TICKS - 1
-            || !self.site.look().is_ok_and(|stamp| stamp.is_some_and(|stamp| stamp.id == file.facts().id))
+        let is_due = self.ticks.fetch_add(1, Ordering::Relaxed) % TICKS == TICKS - 1;
+        is_due || !matches!(self.until, Until::Closed(_)) || self.is_outdated()
     }
 
     fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
@@ -140,7 +148,8 @@ impl Place for MarkerPlace {
 
     fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {
         let terms = Terms { manners: Manners::Hasty, ..self.terms };
-        match self.lock.try_acquire(&self.path, terms)? {
+        let locked = if let Until::Closed(file) = &self.until { Some(file.facts().id) } else { None };
+        match self.lock.try_acquire_after(&self.path, terms, locked)? {
             Attempt::Acquired(guard) => Ok(Some(guard)),
             Attempt::Contended(_) | Attempt::Interrupted => Ok(None),
         }
