@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.register_assert_rewrite("peers")
+pytest.register_assert_rewrite("peers", "soft_peers")
 
 from peers import Peer, ProcessContender, ThreadContender  # noqa: E402 - after the rewriting is ordered
+from soft_peers import soft, soft_instead, surrounded, victim  # noqa: E402, F401 - fixtures, of all tests of soft locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

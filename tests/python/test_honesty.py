@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ferrolock import FileLock
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("strace") is None, reason="fakes a file system with strace"
@@ -73,7 +76,9 @@ def test_where_the_lock_call_does_nothing_a_marker_beside_the_file_is_the_lock(p
     assert excluded == "one"
     assert then == "next"
     assert left == "['x.lock']"
-    assert warned.startswith("1 [") and str(path) in warned and "excludes nobody" in warned
+    assert warned.startswith("1 [")
+    assert str(path) in warned
+    assert "excludes nobody" in warned
 
 
 def test_the_fake_file_system_does_exclude_nobody(path: Path) -> None:
@@ -180,4 +185,5 @@ print([str(warning.message) for warning in caught])
     done = subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("honoured on this host only") == 1
-    assert "/mnt/here" in done.stdout and "local_lock=all" in done.stdout
+    assert "/mnt/here" in done.stdout
+    assert "local_lock=all" in done.stdout

@@ -11,6 +11,7 @@ mod failures;
 mod holds;
 mod markers;
 mod mechanisms;
+mod models;
 mod record_laws;
 mod records;
 mod support;

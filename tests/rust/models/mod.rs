@@ -1,0 +1,4 @@
+//! Exhaustive models of the protocols: every interleaving of a few participants.
+
+mod marker;
+mod queue;
