@@ -18,7 +18,9 @@ fn attempt(path: &Path) -> Result<Attempt, Error> {
 fn held(path: &Path) -> Checked<Box<dyn Guard>> {
     match attempt(path)? {
         Attempt::Acquired(guard) => Ok(guard),
-        other @ (Attempt::Contended(_) | Attempt::Interrupted) => Err(format!("not acquired: {other:?}").into()),
+        other @ (Attempt::Contended(_) | Attempt::Interrupted) => {
+            Err(format!("not acquired: {other:?}").into())
+        }
     }
 }
 
