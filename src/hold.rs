@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
-use crate::mechanism::{Attempt, Guard, Holder, Manners, Mechanism, ReleaseError, Terms};
+use crate::mechanism::{Attempt, Guard, Holder, Manners, Mechanism, Mode, ReleaseError, Terms};
 use crate::owner::{Liveness, OwnerId};
 use crate::path;
 use crate::registry::{self, Held, LockId};
@@ -157,7 +157,7 @@ impl Lock {
     ) -> Result<(), Error> {
         let deadline = Deadline::begin(patience.timeout);
         let manners = if deadline.remaining().is_none() { Manners::Hasty } else { queue::manners() };
-        let terms = Terms { manners, lifetime: patience.lifetime };
+        let terms = Terms { mode: Mode::Exclusive, manners, lifetime: patience.lifetime };
         registry::check_process_id();
         if self.nest(owner) {
             return Ok(());
@@ -192,6 +192,7 @@ impl Lock {
             owner,
             mechanism: &*self.mechanism,
             path: &path,
+            mode: Mode::Exclusive,
             deadline,
             poll_interval: patience.poll_interval.min(FAR),
             lifetime: patience.lifetime,

@@ -48,6 +48,12 @@ pub trait Mechanism: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Begins a bid for the lock on `path`, where a waiter leaves something published between its attempts; `None`
+    /// where each attempt stands for itself. Touches nothing.
+    fn bid(&self, _path: &Path, _terms: Terms) -> Option<Box<dyn Bid>> {
+        None
+    }
+
     /// Whether the kernel wakes those who wait for the lock on `path`. Touches nothing.
     fn wakes_waiters(&self, _path: &Path) -> bool {
         false
@@ -59,9 +65,30 @@ pub trait Mechanism: Debug + Send + Sync {
     }
 }
 
+/// A waiter's attempts, where they build on each other: a writer claims first, which keeps new readers out, and then
+/// waits for the readers that are there. Dropping it withdraws what was published and not granted.
+pub trait Bid: Debug + Send {
+    /// Makes one attempt, without ever waiting for anybody.
+    ///
+    /// # Errors
+    /// As [`Mechanism::try_acquire`].
+    fn attempt(&mut self) -> Result<Attempt, Error>;
+}
+
+/// Whom a holder excludes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Everybody.
+    Exclusive,
+    /// Those who want it exclusively: a reader.
+    Shared,
+}
+
 /// On what terms a contender asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
+    /// Whom it would exclude. A lock that cannot be shared takes every contender for an exclusive one.
+    pub mode: Mode,
     /// How it treats those who queue.
     pub manners: Manners,
     /// The age at which a marker counts as abandoned, whoever owns it. Other locks do not age.
@@ -70,7 +97,7 @@ pub struct Terms {
 
 impl From<Manners> for Terms {
     fn from(manners: Manners) -> Self {
-        Self { manners, lifetime: None }
+        Self { mode: Mode::Exclusive, manners, lifetime: None }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use backoff::Backoff;
 
 use crate::error::Error;
-use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Place, Terms};
+use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Mode, Place, Terms};
 use crate::owner::OwnerId;
 use crate::registry::{self, LockId};
 use crate::sys::FileId;
@@ -89,6 +89,7 @@ pub(crate) struct Waiter<'a> {
     pub(crate) mechanism: &'a dyn Mechanism,
     /// The canonical path.
     pub(crate) path: &'a Path,
+    pub(crate) mode: Mode,
     pub(crate) deadline: Deadline,
     pub(crate) poll_interval: Duration,
     pub(crate) lifetime: Option<Duration>,
@@ -99,7 +100,7 @@ pub(crate) struct Waiter<'a> {
 
 impl Waiter<'_> {
     fn terms(&self, manners: Manners) -> Terms {
-        Terms { manners, lifetime: self.lifetime }
+        Terms { mode: self.mode, manners, lifetime: self.lifetime }
     }
 
     fn try_acquire(&self, manners: Manners) -> Result<Attempt, Error> {
@@ -185,6 +186,7 @@ pub(crate) fn wait(
 /// After each failed attempt, in this order: the watch may stop, the deadline may be over, a pause.
 fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
     let mut backoff = Backoff::new(waiter.poll_interval);
+    let mut bid = waiter.mechanism.bid(waiter.path, waiter.terms(Manners::Polite));
     let mut questions = Questions::begin();
     loop {
         if let Some(outcome) = waiter.ended_otherwise(file) {
@@ -199,7 +201,11 @@ fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) ->
         if let ControlFlow::Break(stop) = watch.pause(backoff.next().min(left)) {
             return Ok(Outcome::Stopped(stop));
         }
-        match waiter.try_acquire(Manners::Polite)? {
+        let attempt = match &mut bid {
+            Some(bid) => bid.attempt(),
+            None => waiter.try_acquire(Manners::Polite),
+        };
+        match attempt? {
             Attempt::Acquired(guard) => return Ok(Outcome::Acquired(guard)),
             Attempt::Contended(seen) => file = seen.or(file),
             Attempt::Interrupted => {}
@@ -233,7 +239,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::mechanism::ReleaseError;
+    use crate::mechanism::{Bid, ReleaseError};
 
     /// Answers from a list, and counts.
     #[derive(Default)]
@@ -262,10 +268,38 @@ mod tests {
     }
 
     /// Succeeds at one attempt, and counts them.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     struct Scripted {
         succeed_at: usize,
         attempts: AtomicUsize,
+        bids: Option<Bids>,
+    }
+
+    /// Counts the bids that were made and those that are over. Their attempts are all in vain.
+    #[derive(Debug, Default)]
+    struct Bids {
+        begun: AtomicUsize,
+        attempts: Arc<AtomicUsize>,
+        over: Arc<AtomicUsize>,
+    }
+
+    #[derive(Debug)]
+    struct VainBid {
+        attempts: Arc<AtomicUsize>,
+        over: Arc<AtomicUsize>,
+    }
+
+    impl Bid for VainBid {
+        fn attempt(&mut self) -> Result<Attempt, Error> {
+            self.attempts.fetch_add(1, Ordering::Relaxed);
+            Ok(Attempt::Contended(None))
+        }
+    }
+
+    impl Drop for VainBid {
+        fn drop(&mut self) {
+            self.over.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[derive(Debug)]
@@ -290,21 +324,33 @@ mod tests {
                 Attempt::Contended(None)
             })
         }
+
+        fn bid(&self, _path: &Path, _terms: Terms) -> Option<Box<dyn Bid>> {
+            let bids = self.bids.as_ref()?;
+            bids.begun.fetch_add(1, Ordering::Relaxed);
+            let (attempts, over) = (Arc::clone(&bids.attempts), Arc::clone(&bids.over));
+            Some(Box::new(VainBid { attempts, over }))
+        }
     }
 
-    fn run(script: &mut Script, timeout: Timeout, succeed_at: usize) -> (Outcome, usize) {
-        let mechanism = Scripted { succeed_at, attempts: AtomicUsize::new(0) };
+    fn wait_for(mechanism: &Scripted, script: &mut Script, timeout: Timeout) -> Outcome {
         let waiter = Waiter {
             lock: LockId(0),
             owner: OwnerId::current_thread(),
-            mechanism: &mechanism,
+            mechanism,
             path: Path::new("/x.lock"),
+            mode: Mode::Exclusive,
             deadline: Deadline::begin(timeout),
             poll_interval: Duration::from_millis(2),
             lifetime: None,
             nest: &|| false,
         };
-        let outcome = wait(None, &waiter, script).expect("no attempt fails");
+        wait(None, &waiter, script).expect("no attempt fails")
+    }
+
+    fn run(script: &mut Script, timeout: Timeout, succeed_at: usize) -> (Outcome, usize) {
+        let mechanism = Scripted { succeed_at, ..Scripted::default() };
+        let outcome = wait_for(&mechanism, script, timeout);
         (outcome, mechanism.attempts.into_inner())
     }
 
@@ -342,5 +388,18 @@ mod tests {
         let (outcome, attempts) = run(&mut script, Timeout::Never, usize::MAX);
         assert!(matches!(outcome, Outcome::Stopped(Stop::Interrupted)), "{outcome:?}");
         assert_eq!(attempts, 0);
+    }
+
+    #[test]
+    fn a_wait_is_one_bid_and_withdraws_it_at_its_end() {
+        let mechanism = Scripted { bids: Some(Bids::default()), ..Scripted::default() };
+        let timeout = Timeout::After(Duration::from_millis(20));
+        let outcome = wait_for(&mechanism, &mut Script::default(), timeout);
+        assert!(matches!(outcome, Outcome::TimedOut(None)), "{outcome:?}");
+        let bids = mechanism.bids.unwrap_or_default();
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        assert_eq!((count(&bids.begun), count(&bids.over)), (1, 1));
+        assert!(count(&bids.attempts) > 1);
+        assert_eq!(mechanism.attempts.into_inner(), 0, "each attempt is the bid's");
     }
 }
