@@ -73,6 +73,20 @@ REMOVED = {
         """,
         0,
     ),
+    "by an object that is never collected": (
+        "import ctypes; ctypes.pythonapi.Py_IncRef(ctypes.py_object(lock)); lock.acquire()",
+        0,
+    ),
+    "by a thread that is gone, and an object that is never collected": (
+        """
+        import ctypes
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(lock))
+        thread = threading.Thread(target=lock.acquire)
+        thread.start()
+        thread.join()
+        """,
+        0,
+    ),
     "by an exit handler that came first": (
         "import atexit; atexit.register(lock.acquire, timeout=0); lock.acquire(); lock.release()",
         0,
