@@ -486,6 +486,11 @@ class Server:
             "tell": self.tell,
             "lock_on": self.lock_on,
         }
+        # The first traceback imports modules (3.13), which may be out of reach once the peer has become another user.
+        try:
+            json.loads("no JSON")
+        except ValueError:
+            traceback.format_exc()
 
     def say(self, **message: Any) -> None:
         os.write(self.protocol, json.dumps(message).encode() + b"\n")
