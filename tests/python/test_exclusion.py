@@ -91,7 +91,7 @@ def test_what_does_not_lock_is_found_out(
 def test_each_detector_of_overlaps_works_alone(contender: Make, lock_path: Path) -> None:
     overlaps, lost = contend(contender, lock_path, NO_LOCK)
     assert overlaps > 0
-    assert lost > 0
+    assert lost != 0, "two at once can also leave a mixture of two numbers, larger than both"
 
 
 def test_threads_and_processes_exclude_each_other(lock_path: Path, contender: Make) -> None:
