@@ -158,7 +158,7 @@ impl Lock {
         let deadline = Deadline::begin(patience.timeout);
         let manners = if deadline.remaining().is_none() { Manners::Hasty } else { queue::manners() };
         let terms = Terms { mode: Mode::Exclusive, manners, lifetime: patience.lifetime };
-        registry::check_process_id();
+        registry::notice_fork();
         if self.nest(owner) {
             return Ok(());
         }
@@ -311,7 +311,7 @@ impl Lock {
     /// Releases one level of the slot's hold, or all. What the depth is counts now: another thread may have nested
     /// in a shared hold since anybody looked.
     fn release_slot(&self, key: Option<OwnerId>, all: bool) -> Result<Released, Error> {
-        registry::check_process_id();
+        registry::notice_fork();
         let (guard, depth) = {
             let mut slots = self.slots.lock();
             let Some(slot) = slots.iter_mut().find(|slot| slot.owner == key) else {

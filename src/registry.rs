@@ -15,7 +15,6 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -187,8 +186,6 @@ pub fn is_held_here(file: FileId) -> bool {
 }
 
 static HANDLERS: Once = Once::new();
-/// The process id at the last look.
-static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 /// Has every later fork of this process noticed.
 ///
@@ -196,18 +193,16 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// waiting for ever for a thread that it does not have; so a program with threads calls this first.
 pub fn watch_forks() {
     HANDLERS.call_once(|| {
-        PROCESS.store(sys::process_id(), Ordering::Relaxed);
+        sys::mark_process();
         sys::install_fork_handlers(before_fork, after_fork_in_parent, after_fork_in_child);
     });
 }
 
 /// Sees to it that no fork goes by unnoticed for longer than to the next system call on a lock: children made
-/// without the handlers (a bare `clone` or `_Fork`) have another process id.
-pub(crate) fn check_process_id() {
+/// without the handlers (a bare `clone` or `_Fork`) have no mark.
+pub(crate) fn notice_fork() {
     watch_forks();
-    let now = sys::process_id();
-    let before = PROCESS.load(Ordering::Relaxed);
-    if before != now && PROCESS.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+    if !sys::is_process_marked() && sys::mark_process() {
         become_child(TABLE.try_lock().ok());
     }
 }
@@ -233,7 +228,7 @@ extern "C" fn after_fork_in_parent() {
 }
 
 extern "C" fn after_fork_in_child() {
-    PROCESS.store(sys::process_id(), Ordering::Relaxed);
+    sys::mark_process();
     become_child(take_forking());
 }
 

@@ -16,7 +16,8 @@
 //! | `try_lock`, `unlock` | the advisory lock of an open file description |
 //! | `classify` | what an error of the above means |
 //! | `special_file_error` | the error for what is there but is no regular file |
-//! | `Descriptor`, `descriptor`, `close_inherited`, `install_fork_handlers`, `process_id` | forks |
+//! | `Descriptor`, `descriptor`, `close_inherited`, `install_fork_handlers` | forks |
+//! | `mark_process`, `is_process_marked` | whether this is still the same process, in a file of its own |
 //! | `possible_holder` | which process may hold a file |
 //! | [`names`] | creating, linking, exchanging and removing the names in a folder, in a file of its own |
 //! | [`process`] | this machine's name, and whether a process runs, in a file of its own |
@@ -76,6 +77,14 @@ mod proc_locks;
 mod mounts;
 
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
+#[path = "mark_linux.rs"]
+mod mark;
+
+#[cfg(any(force_unsupported, not(target_os = "linux")))]
+#[path = "mark_elsewhere.rs"]
+mod mark;
+
+#[cfg(all(target_os = "linux", not(force_unsupported)))]
 mod interrupt;
 
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
@@ -98,10 +107,11 @@ pub(crate) use line::{
 #[cfg(any(force_unsupported, not(target_os = "linux")))]
 pub(crate) use line::{interrupt, spawn};
 
+pub(crate) use mark::{is_process_marked, mark_process};
+
 pub(crate) use platform::{
     Descriptor, check_kind, check_names, classify, close_inherited, descriptor, distrust_error, facts,
-    install_fork_handlers, is_at, is_trusted, open_lock_file, process_id, special_file_error, try_lock,
-    unlock,
+    install_fork_handlers, is_at, is_trusted, open_lock_file, special_file_error, try_lock, unlock,
 };
 pub use platform::{ERRORS_ARE_WIN32, MECHANISM};
 

@@ -218,10 +218,6 @@ pub(crate) fn install_fork_handlers(
     debug_assert_eq!(failed, 0);
 }
 
-pub(crate) fn process_id() -> u32 {
-    std::process::id()
-}
-
 #[cfg(target_os = "linux")]
 pub(crate) use super::proc_locks::possible_holder;
 

@@ -75,10 +75,6 @@ pub(crate) fn install_fork_handlers(
 ) {
 }
 
-pub(crate) fn process_id() -> u32 {
-    std::process::id()
-}
-
 pub(crate) fn possible_holder(_file: FileId) -> Option<u32> {
     None
 }
