@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::mechanism::Mode;
 use crate::path;
 use crate::sys::FileId;
 
@@ -26,6 +27,21 @@ pub enum ErrorKind {
     Deadlock,
     /// The thread asked for a lock object that it is already waiting for, from inside that wait.
     Reentered,
+    /// The owner is a reader through this lock object, and asked to be its writer.
+    Upgrade,
+    /// The owner is the writer through this lock object, and asked to be a reader of it.
+    Downgrade,
+    /// Another owner holds this lock object in this mode: it tells processes and lock objects apart, not the threads
+    /// that share it.
+    HeldByAnother(Mode),
+    /// Nobody holds the lock object that was to be released.
+    NotHeld,
+    /// The lock object that was to be released is held in this mode, but not by this owner.
+    NotTheHolder(Mode),
+    /// The lock object was closed.
+    Closed,
+    /// The file is in use in a way in which this kind of lock cannot take part.
+    Unfit,
     /// The platform or the file system cannot do what the mechanism needs.
     Unsupported,
     /// What stands at the path can never be a lock file, or may not be used as one.
@@ -123,7 +139,15 @@ impl fmt::Display for Error {
             ErrorKind::Reentered => {
                 write!(f, "this thread is already waiting for the lock on {path}")
             }
-            ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io => {
+            ErrorKind::Upgrade => write!(f, "this thread is a reader of {path} and cannot become its writer"),
+            ErrorKind::Downgrade => {
+                write!(f, "this thread is the writer of {path} and cannot become a reader")
+            }
+            ErrorKind::HeldByAnother(_) => write!(f, "another thread holds the lock object on {path}"),
+            ErrorKind::NotHeld => write!(f, "the lock object on {path} is not held"),
+            ErrorKind::NotTheHolder(_) => write!(f, "this thread does not hold the lock object on {path}"),
+            ErrorKind::Closed => write!(f, "the lock object on {path} is closed"),
+            ErrorKind::Unfit | ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io => {
                 write!(f, "{} {path}", self.operation)?;
                 if let Some(source) = &self.source {
                     write!(f, ": {source}")?;

@@ -12,20 +12,17 @@
 //! Slots change under a mutex, and no system call and nothing of the caller's runs while it is locked.
 
 use std::mem;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 use std::thread;
-use std::time::Duration;
 
+use crate::asking::{Answer, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
-use crate::mechanism::{Attempt, Guard, Holder, Manners, Mechanism, Mode, ReleaseError, Terms};
+use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
-use crate::path;
 use crate::registry::{self, Held, LockId};
 use crate::sys::{self, FileId};
-use crate::time::{Deadline, Timeout};
-use crate::wait::{self, FAR, Outcome, Patience, Stop, Waiter, WaitsBy, Watch, queue};
+use crate::wait::{Patience, WaitsBy, Watch, queue};
 
 /// Whose holds a lock object tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +90,7 @@ impl Lock {
     /// A lock object that nobody holds. Touches no file.
     #[must_use]
     pub fn new(mechanism: Box<dyn Mechanism>, scope: Scope) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = LockId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { id, mechanism, scope, slots: ForkMutex::new() }
+        Self { id: LockId::next(), mechanism, scope, slots: ForkMutex::new() }
     }
 
     /// How often `owner` holds this lock object; 0 is unheld.
@@ -155,61 +150,23 @@ impl Lock {
         patience: Patience,
         watch: &mut dyn Watch,
     ) -> Result<(), Error> {
-        let deadline = Deadline::begin(patience.timeout);
-        let manners = if deadline.remaining().is_none() { Manners::Hasty } else { queue::manners() };
-        let terms = Terms { mode: Mode::Exclusive, manners, lifetime: patience.lifetime };
         registry::notice_fork();
         if self.nest(owner) {
             return Ok(());
         }
         self.refuse_reentry(owner, path)?;
-        let file = loop {
-            // The first attempt opens what the path means at this moment; only waiting has to remember it.
-            match self.mechanism.try_acquire(path, terms).map_err(Error::with_absolute_path)? {
-                Attempt::Acquired(guard) => {
-                    self.commit(owner, guard);
-                    return Ok(());
-                }
-                Attempt::Contended(file) => break file,
-                Attempt::Interrupted if watch.pause(Duration::ZERO).is_break() => {
-                    return Err(Error::new(ErrorKind::Interrupted, "lock", path).with_absolute_path());
-                }
-                // One attempt was asked for, and this was none.
-                Attempt::Interrupted if deadline.remaining().is_none() => {}
-                Attempt::Interrupted => break None,
-            }
-        };
-        if self.nest(owner) {
-            return Ok(());
-        }
-        if patience.timeout == Timeout::Once {
-            return Err(Error::new(ErrorKind::TimedOut(file), "lock", path).with_absolute_path());
-        }
-        let path = canonical(path)?;
-        let _waiting = Waiting::enter(self, owner);
-        let waiter = Waiter {
+        let asker = Asker {
             lock: self.id,
             owner,
             mechanism: &*self.mechanism,
-            path: &path,
             mode: Mode::Exclusive,
-            deadline,
-            poll_interval: patience.poll_interval.min(FAR),
-            lifetime: patience.lifetime,
-            nest: &|| self.nest(owner),
+            patience,
+            nest: &|| if self.nest(owner) { Nesting::Nested } else { Nesting::No },
         };
-        let kind = match wait::wait(file, &waiter, watch)? {
-            Outcome::Acquired(guard) => {
-                self.commit(owner, guard);
-                return Ok(());
-            }
-            Outcome::Nested => return Ok(()),
-            Outcome::Deadlock => ErrorKind::Deadlock,
-            Outcome::TimedOut(file) => ErrorKind::TimedOut(file),
-            Outcome::Stopped(Stop::Cancelled) => ErrorKind::Cancelled,
-            Outcome::Stopped(Stop::Interrupted) => ErrorKind::Interrupted,
-        };
-        Err(Error::new(kind, "lock", &path))
+        if let Answer::Acquired(guard) = asker.acquire(path, watch, || Waiting::enter(self, owner))? {
+            self.commit(owner, guard);
+        }
+        Ok(())
     }
 
     /// Makes the lock that `guard` stands for a hold of `owner`'s.
@@ -374,10 +331,6 @@ impl Lock {
         }
         result
     }
-}
-
-fn canonical(path: &Path) -> Result<PathBuf, Error> {
-    path::canonical(path).map_err(|error| Error::caused(ErrorKind::Io, "realpath", path, error))
 }
 
 impl Drop for Lock {

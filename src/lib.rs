@@ -34,6 +34,7 @@
 //! Nothing is promised on file systems whose locks do nothing. A fork that has to wait for longer than
 //! five seconds for a file that is being opened goes on without.
 
+mod asking;
 mod error;
 mod fork;
 mod hold;
@@ -42,6 +43,7 @@ mod notice;
 mod owner;
 pub mod path;
 mod process;
+mod read_write;
 pub mod record;
 mod registry;
 mod sys;
@@ -52,6 +54,7 @@ pub use error::{Error, ErrorKind};
 pub use hold::{Lock, Released, Scope};
 pub use notice::take_notices;
 pub use owner::OwnerId;
+pub use read_write::ReadWrite;
 pub use registry::{is_held_here, watch_forks};
 pub use sys::{ERRORS_ARE_WIN32, FileId, MECHANISM, possible_holder};
 pub use time::Timeout;

@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,14 @@ const FORK_PATIENCE: Duration = Duration::from_secs(5);
 /// Names a lock object in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LockId(pub(crate) u64);
+
+impl LockId {
+    /// A name that no other lock object has.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A first-level hold of a lock object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +178,12 @@ pub(crate) fn forget(lock: LockId, file: FileId) -> Option<Held> {
     Some(table.held.swap_remove(index))
 }
 
-/// Takes all holds of `lock` off the record: the lock object goes.
+/// Takes the hold of `lock` that `owner` has off the record.
+pub(crate) fn forget_owner(lock: LockId, owner: OwnerId) {
+    table().held.retain(|held| (held.lock, held.owner) != (lock, owner));
+}
+
+/// Takes all holds of `lock` off the record.
 pub(crate) fn forget_all(lock: LockId) {
     table().held.retain(|held| held.lock != lock);
 }

@@ -129,6 +129,9 @@ pub enum Manners {
     Hasty,
     /// As `Hasty`, because the line was found not to move; and while the lock is held, let others know.
     PastLine,
+    /// As `Hasty`, and past a writer that keeps new readers out: this owner is a reader of the file already, through
+    /// another lock object, so who waits for that one to end waits for this one too. Queueing behind would never end.
+    Nested,
 }
 
 /// An open file description by which a process stands in line for a lock.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use backoff::Backoff;
 
-use crate::error::Error;
+use crate::asking::Nesting;
+use crate::error::{Error, ErrorKind};
 use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Mode, Place, Terms};
 use crate::owner::OwnerId;
 use crate::registry::{self, LockId};
@@ -94,8 +95,8 @@ pub(crate) struct Waiter<'a> {
     pub(crate) poll_interval: Duration,
     pub(crate) lifetime: Option<Duration>,
     /// Nests, if the lock object has come to be held by this owner in another way: a shared one, by
-    /// another thread.
-    pub(crate) nest: &'a dyn Fn() -> bool,
+    /// another thread. Or says that it has come to be held so that this owner cannot have it.
+    pub(crate) nest: &'a dyn Fn() -> Nesting,
 }
 
 impl Waiter<'_> {
@@ -114,12 +115,13 @@ impl Waiter<'_> {
     /// How the wait ends without an attempt: the hold has come in another way, or never will.
     fn ended_otherwise(&self, file: Option<FileId>) -> Option<Outcome> {
         let is_own = |file| registry::would_deadlock(self.lock, self.owner, file);
-        if (self.nest)() {
-            Some(Outcome::Nested)
-        } else if self.deadline.is_unlimited() && file.is_some_and(is_own) {
-            Some(Outcome::Deadlock)
-        } else {
-            None
+        match (self.nest)() {
+            Nesting::Nested => Some(Outcome::Nested),
+            Nesting::Refused(kind) => Some(Outcome::Refused(kind)),
+            Nesting::No if self.deadline.is_unlimited() && file.is_some_and(is_own) => {
+                Some(Outcome::Deadlock)
+            }
+            Nesting::No => None,
         }
     }
 }
@@ -157,6 +159,8 @@ impl Questions {
 pub(crate) enum Outcome {
     Acquired(Box<dyn Guard>),
     Nested,
+    /// The lock object has come to be held so that this owner cannot have it.
+    Refused(ErrorKind),
     TimedOut(Option<FileId>),
     Stopped(Stop),
     /// The owner itself holds the file through another lock object, and the wait has no end.
@@ -343,7 +347,7 @@ mod tests {
             deadline: Deadline::begin(timeout),
             poll_interval: Duration::from_millis(2),
             lifetime: None,
-            nest: &|| false,
+            nest: &|| Nesting::No,
         };
         wait(None, &waiter, script).expect("no attempt fails")
     }

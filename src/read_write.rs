@@ -1,0 +1,403 @@
+//! Who reads or writes through a lock object of readers and writers, how often, and the transitions between.
+//!
+//! A lock object has one hold at a time. It is the writer's, and then only one owner (a thread, by default) has it;
+//! or the readers', and then any number of owners share it, and each counts its own levels:
+//!
+//! | phase | means | to read | to write | a release |
+//! |---|---|---|---|---|
+//! | `Free` | unheld | attempts | attempts | is refused |
+//! | `Busy` | a release is in a system call | attempts, and waits for the release to commit | the same | is refused |
+//! | held by readers | | one level more for this owner | is refused | one level less for this owner; the last of all unlocks |
+//! | held by a writer | | is refused | its owner: one level more; others are refused | its owner's: one level less; the last one unlocks |
+//!
+//! What cannot come true is refused and not waited for: a reader that wants to write would wait for itself, and threads
+//! that want to exclude each other need lock objects of their own.
+//!
+//! The state changes under a mutex, and no system call and nothing of the caller's runs while it is locked.
+
+use std::mem;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::asking::{Answer, Asker, Nesting};
+use crate::error::{Error, ErrorKind};
+use crate::fork::ForkMutex;
+use crate::hold::Released;
+use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
+use crate::owner::OwnerId;
+use crate::registry::{self, Held, LockId};
+use crate::sys;
+use crate::wait::{Patience, WaitsBy, Watch, queue};
+
+/// A lock object of readers and writers: a mechanism, and the one hold that its owners have through it.
+///
+/// In a forked child it starts unheld, whatever the parent holds through its copy.
+#[derive(Debug)]
+pub struct ReadWrite {
+    id: LockId,
+    mechanism: Box<dyn Mechanism>,
+    /// Not in the state: a closed lock object is closed in a forked child too.
+    is_closed: AtomicBool,
+    state: ForkMutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// Those in the wait loop.
+    waiting: Vec<OwnerId>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Free,
+    Busy,
+    Held(Hold),
+}
+
+#[derive(Debug)]
+struct Hold {
+    guard: Box<dyn Guard>,
+    mode: Mode,
+    /// One for each owner. There is at least one, and for a writer only one.
+    levels: Vec<Levels>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Levels {
+    owner: OwnerId,
+    depth: u32,
+}
+
+impl Hold {
+    fn of(&mut self, owner: OwnerId) -> Option<&mut Levels> {
+        self.levels.iter_mut().find(|levels| levels.owner == owner)
+    }
+
+    /// Counts `owner` in, and says whether it is new to this hold.
+    fn join(&mut self, owner: OwnerId, mode: Mode) -> Result<bool, ErrorKind> {
+        let held = self.mode;
+        match (self.of(owner), held, mode) {
+            (Some(levels), Mode::Shared, Mode::Shared) | (Some(levels), Mode::Exclusive, Mode::Exclusive) => {
+                levels.depth += 1;
+                Ok(false)
+            }
+            (Some(_), Mode::Shared, Mode::Exclusive) => Err(ErrorKind::Upgrade),
+            (Some(_), Mode::Exclusive, Mode::Shared) => Err(ErrorKind::Downgrade),
+            (None, Mode::Shared, Mode::Shared) => {
+                self.levels.push(Levels { owner, depth: 1 });
+                Ok(true)
+            }
+            (None, Mode::Shared, Mode::Exclusive) | (None, Mode::Exclusive, _) => {
+                Err(ErrorKind::HeldByAnother(held))
+            }
+        }
+    }
+}
+
+/// What is to be done, outside the mutex, to release.
+enum Step {
+    Nothing,
+    /// An owner has no level any more, others have.
+    Forget,
+    Unlock(Hold),
+}
+
+impl ReadWrite {
+    /// A lock object that nobody holds. Touches no file.
+    #[must_use]
+    pub fn new(mechanism: Box<dyn Mechanism>) -> Self {
+        Self { id: LockId::next(), mechanism, is_closed: AtomicBool::new(false), state: ForkMutex::new() }
+    }
+
+    /// Acquires the lock on `path` for `owner`, or nests.
+    ///
+    /// # Errors
+    /// [`Upgrade`](ErrorKind::Upgrade), [`Downgrade`](ErrorKind::Downgrade),
+    /// [`HeldByAnother`](ErrorKind::HeldByAnother) and [`Closed`](ErrorKind::Closed) are about this lock object, the rest
+    /// is as for [`Lock::acquire`](crate::Lock::acquire). Nothing is held then that was not before.
+    pub fn acquire(
+        &self,
+        owner: OwnerId,
+        mode: Mode,
+        path: &Path,
+        patience: Patience,
+        watch: &mut dyn Watch,
+    ) -> Result<(), Error> {
+        registry::notice_fork();
+        let refused = |kind| Error::new(kind, "lock", path).with_absolute_path();
+        match self.nest(owner, mode) {
+            Nesting::No => {}
+            Nesting::Nested => return Ok(()),
+            Nesting::Refused(kind) => return Err(refused(kind)),
+        }
+        if self.state.lock().waiting.contains(&owner) {
+            return Err(refused(ErrorKind::Reentered));
+        }
+        let asker = Asker {
+            lock: self.id,
+            owner,
+            mechanism: &*self.mechanism,
+            mode,
+            patience,
+            nest: &|| self.nest(owner, mode),
+        };
+        match asker.acquire(path, watch, || Waiting::enter(self, owner))? {
+            Answer::Acquired(guard) => self.commit(owner, mode, guard).map_err(refused),
+            Answer::Nested => Ok(()),
+        }
+    }
+
+    /// Releases one level of `owner`'s hold; with `force` all levels of all owners, whoever asks.
+    ///
+    /// # Errors
+    /// [`NotHeld`](ErrorKind::NotHeld) and [`NotTheHolder`](ErrorKind::NotTheHolder), but with `force` there is nothing
+    /// to refuse; what the mechanism gives. Where unlocking itself failed, the lock is held as before.
+    pub fn release(&self, owner: OwnerId, force: bool, path: &Path) -> Result<Released, Error> {
+        registry::notice_fork();
+        let step = if force { Ok(self.state.lock().begin_release()) } else { self.take_level(owner) };
+        match step {
+            Ok(Step::Nothing) if force => Ok(Released::NotHeld),
+            Ok(Step::Nothing) => Ok(Released::StillHeld),
+            Ok(Step::Forget) => {
+                registry::forget_owner(self.id, owner);
+                Ok(Released::StillHeld)
+            }
+            Ok(Step::Unlock(hold)) => self.unlock(hold).map(|()| Released::Unlocked),
+            Err(kind) => Err(Error::new(kind, "unlock", path).with_absolute_path()),
+        }
+    }
+
+    /// Releases all holds and refuses all acquisitions from now on, also those that wait. Closing again does nothing.
+    ///
+    /// # Errors
+    /// What the mechanism gives.
+    pub fn close(&self) -> Result<(), Error> {
+        self.is_closed.store(true, Ordering::SeqCst);
+        queue::nudge(self.id);
+        self.release_all()
+    }
+
+    /// Releases the holds of all owners, for a lock object that nobody can reach any more.
+    ///
+    /// # Errors
+    /// What the mechanism gives.
+    pub fn release_all(&self) -> Result<(), Error> {
+        registry::notice_fork();
+        let step = self.state.lock().begin_release();
+        if let Step::Unlock(hold) = step { self.unlock(hold) } else { Ok(()) }
+    }
+
+    /// How `owner` holds this lock object, and how often.
+    #[must_use]
+    pub fn held_by(&self, owner: OwnerId) -> Option<(Mode, u32)> {
+        match &mut self.state.lock().phase {
+            Phase::Held(hold) => {
+                let mode = hold.mode;
+                hold.of(owner).map(|levels| (mode, levels.depth))
+            }
+            Phase::Free | Phase::Busy => None,
+        }
+    }
+
+    /// Whether any owner holds this lock object.
+    #[must_use]
+    pub fn is_held_by_anyone(&self) -> bool {
+        matches!(self.state.lock().phase, Phase::Held(_))
+    }
+
+    /// Whether any owner holds this lock object on the file that is at `path`.
+    #[must_use]
+    pub fn is_held_at(&self, path: &Path) -> bool {
+        let file = match &self.state.lock().phase {
+            Phase::Held(hold) => hold.guard.file(),
+            Phase::Free | Phase::Busy => return false,
+        };
+        sys::is_at(path, file).unwrap_or(false)
+    }
+
+    /// Whether [`ReadWrite::close`] was called.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// How a thread would wait for the lock on `path`. Touches nothing.
+    #[must_use]
+    pub fn waits_by(&self, path: &Path) -> WaitsBy {
+        if self.mechanism.wakes_waiters(path) { WaitsBy::Kernel } else { WaitsBy::Polling }
+    }
+
+    /// Who holds the lock on `path`, where the lock itself says so.
+    #[must_use]
+    pub fn holder(&self, path: &Path) -> Option<Holder> {
+        self.mechanism.holder(path)
+    }
+
+    fn nest(&self, owner: OwnerId, mode: Mode) -> Nesting {
+        let (joined, file) = {
+            let mut state = self.state.lock();
+            if self.is_closed() {
+                return Nesting::Refused(ErrorKind::Closed);
+            }
+            let Phase::Held(hold) = &mut state.phase else { return Nesting::No };
+            (hold.join(owner, mode), hold.guard.file())
+        };
+        match joined {
+            Ok(is_new) => {
+                if is_new {
+                    self.record(owner, file);
+                }
+                Nesting::Nested
+            }
+            Err(kind) => Nesting::Refused(kind),
+        }
+    }
+
+    /// Puts an owner's hold on the record; but another thread may have released it by force since.
+    fn record(&self, owner: OwnerId, file: sys::FileId) {
+        registry::record(Held { lock: self.id, owner, file });
+        if self.held_by(owner).is_none() {
+            registry::forget_owner(self.id, owner);
+        }
+    }
+
+    /// Makes the lock that `guard` stands for a hold of `owner`'s.
+    fn commit(&self, owner: OwnerId, mode: Mode, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
+        let mut file = guard.file();
+        let mut guard = Some(guard);
+        let mut try_to_commit = || {
+            let mut state = self.state.lock();
+            if self.is_closed() {
+                return Some(Err(ErrorKind::Closed));
+            }
+            match &mut state.phase {
+                Phase::Free => {
+                    if let Some(guard) = guard.take() {
+                        let levels = vec![Levels { owner, depth: 1 }];
+                        state.phase = Phase::Held(Hold { guard, mode, levels });
+                    }
+                    Some(Ok(true))
+                }
+                // Another reader was faster, or the file was replaced under another hold: it counts, and the new lock
+                // goes back.
+                Phase::Held(hold) => {
+                    file = hold.guard.file();
+                    Some(hold.join(owner, mode))
+                }
+                // Another thread has unlocked and is about to say so.
+                Phase::Busy => None,
+            }
+        };
+        let joined = loop {
+            if let Some(joined) = try_to_commit() {
+                break joined;
+            }
+            thread::yield_now();
+        };
+        drop(guard);
+        if joined? {
+            self.record(owner, file);
+        }
+        queue::nudge(self.id);
+        Ok(())
+    }
+
+    /// Takes one level of `owner`'s away.
+    fn take_level(&self, owner: OwnerId) -> Result<Step, ErrorKind> {
+        let mut state = self.state.lock();
+        let Phase::Held(hold) = &mut state.phase else { return Err(ErrorKind::NotHeld) };
+        let mode = hold.mode;
+        let Some(levels) = hold.of(owner) else { return Err(ErrorKind::NotTheHolder(mode)) };
+        if levels.depth > 1 {
+            levels.depth -= 1;
+            return Ok(Step::Nothing);
+        }
+        if hold.levels.len() > 1 {
+            hold.levels.retain(|levels| levels.owner != owner);
+            return Ok(Step::Forget);
+        }
+        Ok(state.begin_release())
+    }
+
+    fn unlock(&self, hold: Hold) -> Result<(), Error> {
+        let Hold { guard, mode, levels } = hold;
+        let releasing = Releasing { lock: self };
+        let file = guard.file();
+        // Off the record first: a release that panics leaves no hold.
+        registry::forget_all(self.id);
+        match guard.release() {
+            Err(ReleaseError { guard: Some(guard), error }) => {
+                for levels in &levels {
+                    registry::record(Held { lock: self.id, owner: levels.owner, file });
+                }
+                releasing.end(Phase::Held(Hold { guard, mode, levels }));
+                Err(error)
+            }
+            Err(ReleaseError { guard: None, error }) => Err(error),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+impl State {
+    fn begin_release(&mut self) -> Step {
+        match mem::replace(&mut self.phase, Phase::Busy) {
+            Phase::Held(hold) => Step::Unlock(hold),
+            unheld @ (Phase::Free | Phase::Busy) => {
+                self.phase = unheld;
+                Step::Nothing
+            }
+        }
+    }
+}
+
+impl Drop for ReadWrite {
+    fn drop(&mut self) {
+        // A finalizer has nobody to tell. What fails to unlock is closed with its guard.
+        drop(self.release_all());
+        registry::forget_all(self.id);
+    }
+}
+
+/// A lock object in [`Phase::Busy`]. It comes out of it also where the release fails or panics.
+struct Releasing<'a> {
+    lock: &'a ReadWrite,
+}
+
+impl Releasing<'_> {
+    fn end(self, phase: Phase) {
+        self.lock.state.lock().phase = phase;
+        mem::forget(self);
+    }
+}
+
+impl Drop for Releasing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.lock.state.lock();
+        if matches!(state.phase, Phase::Busy) {
+            state.phase = Phase::Free;
+        }
+    }
+}
+
+/// An owner's stay in the wait loop.
+struct Waiting<'a> {
+    lock: &'a ReadWrite,
+    owner: OwnerId,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(lock: &'a ReadWrite, owner: OwnerId) -> Self {
+        lock.state.lock().waiting.push(owner);
+        Self { lock, owner }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.lock.state.lock().waiting.retain(|waiting| *waiting != self.owner);
+    }
+}
