@@ -188,10 +188,15 @@ pub(crate) fn wait(
 /// Waits by attempts and growing pauses.
 ///
 /// After each failed attempt, in this order: the watch may stop, the deadline may be over, a pause.
+///
+/// An attempt leaves the lock to those who stand in line; but whoever is first there may be stopped, and the lock be
+/// free. So one attempt a tick goes past the line, and the last one.
 fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
     let mut backoff = Backoff::new(waiter.poll_interval);
     let mut bid = waiter.mechanism.bid(waiter.path, waiter.terms(Manners::Polite));
     let mut questions = Questions::begin();
+    let tick = queue::tick(waiter.poll_interval);
+    let mut next_tick = questions.next + tick;
     loop {
         if let Some(outcome) = waiter.ended_otherwise(file) {
             return Ok(outcome);
@@ -205,9 +210,16 @@ fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) ->
         if let ControlFlow::Break(stop) = watch.pause(backoff.next().min(left)) {
             return Ok(Outcome::Stopped(stop));
         }
+        let now = Instant::now();
+        let manners = if now >= next_tick || waiter.deadline.remaining().is_none() {
+            next_tick = now + tick;
+            Manners::Hasty
+        } else {
+            Manners::Polite
+        };
         let attempt = match &mut bid {
             Some(bid) => bid.attempt(),
-            None => waiter.try_acquire(Manners::Polite),
+            None => waiter.try_acquire(manners),
         };
         match attempt? {
             Attempt::Acquired(guard) => return Ok(Outcome::Acquired(guard)),

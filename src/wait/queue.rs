@@ -32,6 +32,11 @@ use crate::sys::FileId;
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
 const LONGEST_TICK: Duration = Duration::from_millis(250);
 
+/// How often who waits tries the lock past the line.
+pub(super) fn tick(poll_interval: Duration) -> Duration {
+    poll_interval.clamp(SHORTEST_TICK, LONGEST_TICK)
+}
+
 /// For how long a process goes past lines after it found one that does not move.
 const FOR_A_WHILE: Duration = Duration::from_secs(1);
 
@@ -417,7 +422,7 @@ pub(super) fn wait(
     waiter: &Waiter<'_>,
     watch: &mut dyn Watch,
 ) -> Result<Outcome, Error> {
-    let tick = waiter.poll_interval.clamp(SHORTEST_TICK, LONGEST_TICK);
+    let tick = tick(waiter.poll_interval);
     let mut ticket = Queue::join(waiter.path, waiter.lock);
     let mut head = None::<Head<'_>>;
     let mut questions = Questions::begin();

@@ -28,5 +28,7 @@ mod forks_under_load;
 mod kernel;
 #[cfg(unix)]
 mod kernel_files;
+#[cfg(target_os = "linux")]
+mod lines;
 #[cfg(unix)]
 mod paths;
