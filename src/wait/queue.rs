@@ -197,10 +197,14 @@ impl Ticket {
         self.generation != fork::generation()
     }
 
-    /// Whether this waiter is at the front, and the news that it knows by now.
-    fn look(&self) -> (bool, u64) {
-        let state = self.queue.lock();
-        (state.head().is_some_and(|entry| entry.ticket == self.id), state.news)
+    /// How much news there has been by now.
+    fn news(&self) -> u64 {
+        self.queue.lock().news
+    }
+
+    /// Whether this waiter is at the front.
+    fn is_head(&self) -> bool {
+        self.queue.lock().head().is_some_and(|entry| entry.ticket == self.id)
     }
 
     /// Runs `callback` while others may go to the kernel.
@@ -429,6 +433,8 @@ pub(super) fn wait(
     let mut next_look = questions.next + watch.look_every();
     let mut next_tick = questions.next + tick;
     loop {
+        // Taken before anything is looked at: what is told after that is not slept through.
+        let known = ticket.news();
         if let Some(outcome) = waiter.ended_otherwise(file) {
             return Ok(outcome);
         }
@@ -448,6 +454,7 @@ pub(super) fn wait(
             // A callback forked, and this is the child: it has no part in its parent's queue.
             ticket = Queue::join(waiter.path, waiter.lock);
             head = None;
+            continue;
         }
         let Some(left) = waiter.deadline.remaining() else {
             // The line may not move, and the lock be free.
@@ -456,10 +463,9 @@ pub(super) fn wait(
                 Attempt::Contended(_) | Attempt::Interrupted => Outcome::TimedOut(file),
             });
         };
-        let (is_head, known) = ticket.look();
         let due = questions.next.min(next_look);
         let until = |due: Instant| left.min(due.saturating_duration_since(Instant::now()));
-        if !is_head {
+        if !ticket.is_head() {
             // Who is no head any more must not keep its place before the one who is.
             head = None;
             ticket.sleep(known, until(due));
