@@ -34,7 +34,19 @@ pub(crate) fn boot_id() -> u128 {
 
 /// When the process began, in clock ticks since the machine did; `None`: not to be known, or not to be compared.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    if is_time_shifted() { None } else { ticks(&fs::read(format!("/proc/{pid}/stat")).ok()?) }
+    if is_time_shifted() || !is_proc_ours() {
+        return None;
+    }
+    ticks(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Whether `/proc` shows the processes of this PID namespace. That of another, above or below, calls them by other
+/// numbers, or does not have them: after `nsenter` with only some of the namespaces, for one.
+fn is_proc_ours() -> bool {
+    let status = fs::read("/proc/self/status").unwrap_or_default();
+    // One number for each namespace from that of the list down to the process's own. Old kernels tell the first only.
+    let shown = pids(&status, b"NSpid:").or_else(|| pids(&status, b"Pid:"));
+    shown.is_some_and(|pids| pids == [std::process::id()])
 }
 
 /// The 22nd field; the second, the command in brackets, may hold anything.
@@ -91,6 +103,9 @@ pub(crate) fn is_running(pid: u32) -> Option<bool> {
 pub(crate) fn may_run_below(pid: u32, start: Option<u64>) -> bool {
     // Without the whole list nobody can say that there is none. It may have only this user's processes (`hidepid`);
     // the first one of all is always there.
+    if !is_proc_ours() {
+        return true;
+    }
     let (Ok(_), Ok(processes)) = (fs::read("/proc/1/status"), fs::read_dir("/proc")) else { return true };
     let mut numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     numbers.any(|outer| match fs::read(format!("/proc/{outer}/status")) {
@@ -109,9 +124,14 @@ pub(crate) fn may_run_below(pid: u32, start: Option<u64>) -> bool {
 
 /// The number by which a process of a namespace below knows itself; `None` for one of this namespace.
 fn innermost_pid(status: &[u8]) -> Option<u32> {
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"))?;
-    let numbers: Vec<_> = std::str::from_utf8(line).ok()?.split_ascii_whitespace().collect();
-    if numbers.len() < 2 { None } else { numbers.last()?.parse().ok() }
+    let pids = pids(status, b"NSpid:")?;
+    if pids.len() < 2 { None } else { pids.last().copied() }
+}
+
+/// The numbers in the line of a `status` that begins with `name`.
+fn pids(status: &[u8], name: &[u8]) -> Option<Vec<u32>> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().map(|pid| pid.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,27 @@ INNER = """
 import os
 answer = os.getpid(), os.stat("/proc/self/ns/pid").st_ino
 """
+
+FORK = """
+import os, signal
+if last:
+    with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+        file.write(str(last))
+ready, told = os.pipe()
+child = os.fork()
+if not child:
+    os.write(told, b".")
+    signal.pause()
+os.read(ready, 1)
+answer = child
+"""
+
+
+def free_number() -> int:
+    """A number that no process of this namespace has, for one below to choose."""
+    if not Path("/proc/sys/kernel/ns_last_pid").exists():
+        pytest.skip("nobody can choose a number here")
+    return next(pid for pid in range(30_000, 300, -1) if not Path(f"/proc/{pid}").exists())
 
 
 def outer_pid(peer: Peer) -> int:
@@ -126,23 +150,7 @@ def test_a_process_below_that_calls_itself_as_the_marker_says_holds(
 ) -> None:
     """Containers share the host's name, and older filelocks do not say which namespace they are in."""
     inside = surrounded(*OWN_PIDS)
-    fork = """
-        import os, signal
-        if last:
-            with open("/proc/sys/kernel/ns_last_pid", "w") as file:
-                file.write(str(last))
-        ready, told = os.pipe()
-        child = os.fork()
-        if not child:
-            os.write(told, b".")
-            signal.pause()
-        os.read(ready, 1)
-        answer = child
-    """
-    free = next(pid for pid in range(30_000, 300, -1) if not Path(f"/proc/{pid}").exists())
-    if number == "free" and not Path("/proc/sys/kernel/ns_last_pid").exists():
-        pytest.skip("nobody can choose a number here")
-    pid = inside.run(fork, last=free - 1 if number == "free" else 0)
+    pid = inside.run(FORK, last=free_number() - 1 if number == "free" else 0)
     assert Path(f"/proc/{pid}").exists() is (number == "taken")
     [outer] = Path(f"/proc/{outer_pid(inside)}/task/{outer_pid(inside)}/children").read_text().split()
     lock_path.write_bytes(record(pid, token=start_token(int(outer)) if with_token else None))
@@ -243,4 +251,53 @@ def test_who_cannot_see_others_processes_does_not_say_that_there_are_none(
     lock_path.write_bytes(record(NEVER_A_PROCESS))
     before = contents(lock_path.parent)
     assert not user.acquire(lock_path, timeout=0)
+    assert contents(lock_path.parent) == before
+
+
+ATTEMPT = """
+import sys
+from ferrolock import SoftFileLock, Timeout
+try:
+    with SoftFileLock(sys.argv[1], timeout=0):
+        print("had", open(sys.argv[1]).read())
+except Timeout:
+    print("held")
+"""
+
+
+def attempt_from(where: Peer, namespace: str, path: Path) -> list[str]:
+    """What an attempt comes to in that one of the peer's namespaces, and otherwise in this process's."""
+    enter = ["nsenter", f"--target={outer_pid(where)}", namespace]
+    if shutil.which("nsenter") is None or subprocess.run([*enter, "true"], check=False).returncode:
+        pytest.skip("nsenter(1) does not get there")
+    command = [*enter, sys.executable, "-c", ATTEMPT, os.fspath(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@ROOT
+def test_numbers_of_another_namespaces_proc_prove_nothing_about_those_of_ones_own(
+    lock_path: Path, surrounded: Callable[..., Peer]
+) -> None:
+    """As after ``nsenter --pid``: the processes are of one namespace, and /proc is another's."""
+    inside = surrounded(*OWN_PIDS)
+    pid, inode = inside.run(INNER)
+    host = f"{host_field()}?pidns-{inode:x}"
+    lock_path.write_bytes(record(pid, host, start_token(outer_pid(inside))))  # as filelock does: it locks no marker
+    before = contents(lock_path.parent)
+    assert attempt_from(inside, "--pid", lock_path) == ["held"]
+    assert contents(lock_path.parent) == before
+    lock_path.unlink()
+    assert attempt_from(inside, "--pid", lock_path)[2:] == [host], "no start is told"
+
+
+@ROOT
+def test_another_namespaces_proc_does_not_have_all_that_may_run_below(
+    lock_path: Path, surrounded: Callable[..., Peer]
+) -> None:
+    """As after ``nsenter --mount``: /proc lists the processes of a namespace below, and only those."""
+    inside, owner = surrounded(*OWN_PIDS), surrounded(*OWN_PIDS)
+    pid = owner.run(FORK, last=free_number() - 1)
+    lock_path.write_bytes(record(pid))
+    before = contents(lock_path.parent)
+    assert attempt_from(inside, "--mount", lock_path) == ["held"]
     assert contents(lock_path.parent) == before
