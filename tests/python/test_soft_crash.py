@@ -217,6 +217,15 @@ def test_what_a_dead_contender_had_aside_is_put_back_by_one_with_its_number(lock
     assert lock_path.read_bytes() == b"4711\nelsewhere\n"
 
 
+def test_what_a_dead_contender_was_about_to_put_back_is_put_back_by_one_with_its_number(lock_path: Path) -> None:
+    """As in a container that was started again: the first process has the same number each time."""
+    lock_path.with_name(f"x.lock.restore.{os.getpid()}.{0xABC:032x}").write_bytes(b"4711\nelsewhere\n")
+    lock_path.write_bytes(dead_record())
+    assert not is_free(lock_path)
+    assert names(lock_path.parent) == ["x.lock"]
+    assert lock_path.read_bytes() == b"4711\nelsewhere\n"
+
+
 @pytest.mark.parametrize("kind", ["break", "restore"])
 def test_what_is_certainly_nobodys_is_removed(lock_path: Path, kind: str) -> None:
     breaker = int(dead_record().split()[0])
@@ -299,3 +308,46 @@ def test_who_has_taken_a_live_owners_marker_by_mistake_may_die_at_every_call(
             holder.release(lock_path)
             check_the_next_gets_it(lock_path, call, litter)
             assert killed.status() == status or call.name == "exit_group", f"{call} was not reached"
+
+
+def test_who_fails_to_put_a_marker_back_and_lives_on_keeps_nobody_from_it(
+    victim: Make, lock_path: Path, holder: Peer, soft: Callable[[], Peer]
+) -> None:
+    """Neither from putting it back, nor from taking the place of the next one who dies."""
+    parent = soft()
+    source = """
+        lock = FileLock(path)
+        os.getppid()
+        try:
+            lock.acquire(timeout=0)
+        except OSError:
+            pass
+        os.getppid()
+        tell("tried")
+        os.read(until, 1)
+    """
+    until, end = parent.run("import os; answer = os.pipe()")
+
+    def fail(*faults: str) -> Victim:
+        strand(holder, lock_path)
+        failing = victim(source, *faults, parent=parent, path=lock_path, until=until).go()
+        parent.heard("tried")
+        return failing
+
+    def end_of(failing: Victim) -> Victim:
+        parent.run("os.write(end, b'.')", end=end)
+        assert failing.wait().status() == 0
+        return failing
+
+    calls = end_of(fail()).calls()
+    begin, stop = (number for number, call in enumerate(calls) if call.name == "getppid")
+    tried = [call for call in calls[begin + 1 : stop] if '"x.lock' in call.text or call.name in {"fstat", "read"}]
+    assert {"rename", "renameat"} & {call.name for call in tried}
+    for call in tried:
+        failing = fail(call.fault("error=EIO"))
+        litter = r"x\.lock\.break\.[0-9]+\.[0-9a-f]{32}"
+        check_it_holds(holder, lock_path, call, litter)
+        holder.release(lock_path)
+        lock_path.write_bytes(dead_record())
+        assert is_free(lock_path), f"nobody gets it after a failure of {call}"
+        end_of(failing)

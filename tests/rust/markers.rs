@@ -9,7 +9,9 @@ use ferrolock::mechanism::{Attempt, Guard, Holder, Manners, MarkerLock, Mechanis
 use ferrolock::record::{Content, Record};
 use ferrolock::{Error, ErrorKind, Lock, Scope, Timeout};
 
+use crate::contender::How;
 use crate::support::{Checked, Place, acquire, me};
+use crate::worker;
 
 fn attempt(path: &Path) -> Result<Attempt, Error> {
     MarkerLock::default().try_acquire(path, Manners::Hasty.into())
@@ -316,10 +318,21 @@ fn a_living_process_that_restores_a_marker_is_not_disturbed_and_a_dead_one_is_he
     let place = Place::new()?;
     let breaker = dead_record(&place)?;
     let stranded = Record { host: "elsewhere".to_owned(), pid: 7, start: None };
-    let by_living = beside(&place, &format!(".restore.{}.{HEX}", std::process::id()));
+    // It lives as long as its stdin is open.
+    let mut living = Command::new(std::env::current_exe()?)
+        .args(worker::ARGUMENTS)
+        .env(worker::VARIABLE, worker::instruction(How::NoLock))
+        .env(worker::PATH_VARIABLE, &place.path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let by_living = beside(&place, &format!(".restore.{}.{HEX}", living.id()));
     fs::write(&place.path, breaker.to_bytes())?;
     fs::write(&by_living, stranded.to_bytes())?;
-    assert!(is_held(&place.path)?);
+    let was_held = is_held(&place.path)?;
+    drop(living.stdin.take());
+    living.wait()?;
+    assert!(was_held);
     assert_eq!(fs::read(&place.path)?, breaker.to_bytes());
     fs::rename(&by_living, beside(&place, &format!(".restore.{}.{HEX}", dead_pid()?)))?;
     assert!(is_held(&place.path)?);

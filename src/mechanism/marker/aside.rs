@@ -40,23 +40,27 @@ pub(super) fn aside_of(site: &Site, pid: u32) -> OsString {
     site.beside(&format!(".break.{pid}.{}", random_hex()))
 }
 
-/// Where this process keeps what it is about to put back for a dead one.
-pub(super) fn restored_by_us(site: &Site) -> OsString {
-    site.beside(&format!(".restore.{}.{}", std::process::id(), random_hex()))
-}
-
-/// The names of the asides that threads of this process have. An earlier process may have had our number and died
-/// over an aside of its own: that one is to be recovered, these are not.
+/// The names beside markers that threads of this process have. An earlier process may have had our number and died
+/// over a name of its own: what that has is to be recovered, these are not.
 static OWN_ASIDES: LazyLock<ForkMutex<Vec<OsString>>> = LazyLock::new(ForkMutex::new);
 
-/// An aside that a thread of this process has.
+/// A name beside a marker's that a thread of this process has.
 pub(super) struct OwnAside {
     pub(super) name: OsString,
 }
 
 impl OwnAside {
+    /// For what is taken.
     pub(super) fn new(site: &Site) -> Self {
-        let name = aside_of(site, std::process::id());
+        Self::named(aside_of(site, std::process::id()))
+    }
+
+    /// For what is about to be put back for a dead one.
+    pub(super) fn to_restore(site: &Site) -> Self {
+        Self::named(site.beside(&format!(".restore.{}.{}", std::process::id(), random_hex())))
+    }
+
+    fn named(name: OsString) -> Self {
         OWN_ASIDES.lock().push(name.clone());
         Self { name }
     }

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-use super::aside::{Name, OwnAside, aside_of, restored_by_us};
+use super::aside::{Name, OwnAside, aside_of};
 use super::occupant::{self, Found, Occupant};
 use super::site::Site;
 use crate::error::Error;
@@ -44,40 +44,55 @@ fn stranded(site: &Site, breaker: u32) -> Result<Vec<OsString>, Error> {
 
 fn recover_one(site: &Site, judged: &Occupant, breaker: u32, name: &OsStr) -> Result<Recovery, Error> {
     let failed = |error| site.failed("recover", error);
-    let found = site.named(name).map_err(failed)?;
     match Name::parse(site, name) {
-        Some(Name::Restore(pid)) if process::is_running(pid) != Some(false) => return Ok(Recovery::Blocked),
+        Some(Name::Restore(pid)) if is_being_restored(pid, name) => return Ok(Recovery::Blocked),
         Some(_) => {}
         None => return Ok(Recovery::Clear),
     }
-    let claimed = restored_by_us(site);
+    let claimed = OwnAside::to_restore(site);
     // Whoever renames it has it; the others find nothing.
-    match names::rename(found, &claimed) {
+    match names::rename(site.named(name).map_err(failed)?, &claimed.name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Recovery::Blocked),
         renamed => renamed.map_err(failed)?,
     }
-    let at = site.named(&claimed).map_err(failed)?;
-    let give_back = || names::rename(at, &aside_of(site, breaker)).map_err(failed);
-    let Some(stamp) = names::look(at).map_err(failed)? else { return Ok(Recovery::Blocked) };
-    match occupant::read(site, &claimed, &stamp) {
+    let settled = settle(site, judged, breaker, &claimed.name);
+    if let Ok(Some(recovery)) = settled {
+        return Ok(recovery);
+    }
+    // For the next one to claim. Under this process's name it would be in everybody's way as long as this one lives.
+    let give_back = || names::rename(site.named(&claimed.name)?, &aside_of(site, breaker));
+    let given_back = give_back().or_else(|_| give_back()).map_err(failed);
+    settled.and(given_back).map(|()| Recovery::Blocked)
+}
+
+/// Whether the process that names itself in `name` lives, and is about to put it back.
+fn is_being_restored(pid: u32, name: &OsStr) -> bool {
+    if pid == std::process::id() { OwnAside::is_any(name) } else { process::is_running(pid) != Some(false) }
+}
+
+/// Puts what was claimed where it belongs; `None`: it is still under the name `claimed`.
+fn settle(site: &Site, judged: &Occupant, breaker: u32, claimed: &OsStr) -> Result<Option<Recovery>, Error> {
+    let failed = |error| site.failed("recover", error);
+    let at = site.named(claimed).map_err(failed)?;
+    let Some(stamp) = names::look(at).map_err(failed)? else { return Ok(Some(Recovery::Blocked)) };
+    match occupant::read(site, claimed, &stamp) {
         Ok(Found::Marker(stray)) if stray.is_worthless(breaker) => {
             names::remove(at).map_err(failed)?;
-            return Ok(Recovery::Clear);
+            return Ok(Some(Recovery::Clear));
         }
-        Ok(Found::Nothing) => return Ok(Recovery::Blocked),
+        Ok(Found::Nothing) => return Ok(Some(Recovery::Blocked)),
         Ok(Found::Marker(_) | Found::Unreadable(_)) | Err(_) => {}
     }
     if site.is_still(&judged.stamp)? && names::exchange(at, &site.name).is_ok() {
         match names::look(at).map_err(failed)? {
             Some(out) if out.is_same_content(&judged.stamp) => {
                 names::remove(at).map_err(failed)?;
-                return Ok(Recovery::Blocked);
+                return Ok(Some(Recovery::Blocked));
             }
             // Somebody else was faster, and has the lock.
             Some(_) => names::exchange(at, &site.name).map_err(failed)?,
-            None => return Ok(Recovery::Blocked),
+            None => return Ok(Some(Recovery::Blocked)),
         }
     }
-    give_back()?;
-    Ok(Recovery::Blocked)
+    Ok(None)
 }
