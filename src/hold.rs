@@ -173,6 +173,8 @@ impl Lock {
     fn commit(&self, owner: OwnerId, guard: Box<dyn Guard>) {
         let file = guard.file();
         let mut guard = Some(guard);
+        // Before anybody can release it: a record that came later would stay.
+        registry::record(Held { lock: self.id, owner, file });
         let mut try_to_commit = || {
             self.with_slot(self.key(owner), |slot| match &mut slot.phase {
                 Phase::Free => {
@@ -194,8 +196,8 @@ impl Lock {
         while !try_to_commit() {
             thread::yield_now();
         }
-        if guard.is_none() {
-            registry::record(Held { lock: self.id, owner, file });
+        if guard.is_some() {
+            registry::forget(self.id, file);
         }
         if self.scope == Scope::Shared {
             queue::nudge(self.id);
@@ -292,8 +294,8 @@ impl Lock {
         let record = registry::forget(self.id, file);
         let error = match guard.release() {
             Err(ReleaseError { guard: Some(guard), error }) => {
-                releasing.end(Phase::Held { guard, depth });
                 record.into_iter().for_each(registry::record);
+                releasing.end(Phase::Held { guard, depth });
                 return Err(error);
             }
             Err(ReleaseError { guard: None, error }) => Some(error),

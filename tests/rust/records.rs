@@ -122,3 +122,34 @@ fn an_interrupted_attempt_is_none_for_a_zero_timeout_either() -> Checked {
     }
     Ok(())
 }
+
+/// One thread takes a shared hold while another gives it back, whoever took it.
+#[test]
+fn a_hold_that_is_given_back_the_moment_it_is_taken_leaves_no_record() -> Checked {
+    let place = Place::new()?;
+    let file = guard_on(&place.path)?.file();
+    let lock = kernel_lock(Scope::Shared);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let releaser = scope.spawn(|| -> Checked {
+            while !is_over.load(Ordering::SeqCst) {
+                lock.release(greenlet(1), true)?;
+            }
+            Ok(())
+        });
+        let taken = (0..3000).try_for_each(|_| {
+            acquire(&lock, me(), &place.path, Timeout::After(LONG))?;
+            while lock.depth(me()) > 0 {
+                thread::yield_now();
+            }
+            Ok::<_, ferrolock::Error>(())
+        });
+        is_over.store(true, Ordering::SeqCst);
+        join(releaser)?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(taken?)
+    })?;
+    lock.release(me(), true)?;
+    assert!(!lock.is_held_by_anyone());
+    assert!(!is_held_here(file), "nobody holds it");
+    Ok(())
+}
