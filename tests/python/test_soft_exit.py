@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,3 +286,45 @@ def test_a_waiter_takes_over_from_a_holder_that_nobody_has_reaped(soft: Callable
     os.kill(child, 0)
     waiter.release(lock_path)
     assert names(lock_path.parent) == []
+
+
+DELAYED = "inject=unlinkat:delay_enter=400000:when=1"
+"""The first removal of each thread comes when that thread has long looked what it removes."""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("strace") is None, reason="slows a call with strace")
+def test_of_an_end_and_a_release_in_the_same_moment_only_one_removes_the_marker(lock_path: Path) -> None:
+    """The other would remove the next holder's."""
+    source = """
+        from ferrolock import _native
+        lock = SoftFileLock(path, thread_local=False)
+        lock.acquire()
+        releaser = threading.Thread(target=lock.release)
+        releaser.start()
+        looks = [""]
+        while looks != [looks[-1]] * 100:  # it stands still: at the delayed call
+            with open(f"/proc/self/task/{releaser.native_id}/syscall") as file:
+                looks = [*looks[-99:], file.read()]
+            time.sleep(0.001)
+        taken = threading.Event()
+        def take():
+            next_lock = SoftFileLock(path)
+            next_lock.acquire(timeout=10)
+            taken.set()
+            releaser.join()
+            ended.wait()
+        ended = threading.Event()
+        taker = threading.Thread(target=take)
+        taker.start()
+        _native.remove_markers_at_exit()
+        assert taken.wait(10)
+        there = os.path.exists(path)
+        ended.set()
+        assert there, "it was removed under its holder"
+    """
+    command = [sys.executable, "-c", PRELUDE + "import time\n" + textwrap.dedent(source), str(lock_path)]
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", DELAYED]
+    done = subprocess.run([*strace, *command], capture_output=True, text=True, timeout=3 * LONG)
+    if "ptrace" in done.stderr:
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()}")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -12,7 +12,7 @@ use crate::fork::ForkMutex;
 use crate::mechanism::{Guard, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::record::RELEASED;
-use crate::sys::{self, FileId, names};
+use crate::sys::{self, At, FileId, names};
 
 /// A marker of this process, at its name.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ struct Held {
     /// The thread that acquired it.
     owner: OwnerId,
     liveness: Liveness,
+    /// It was withdrawn, or somebody is about to.
     is_withdrawn: AtomicBool,
 }
 
@@ -35,20 +36,24 @@ impl Held {
     /// Does nothing in a forked child: the marker is the parent's.
     fn withdraw(&self) -> io::Result<()> {
         let (Some(file), Ok(at)) = (self.draft.file.file(), self.site.at()) else { return Ok(()) };
-        if self.is_withdrawn.load(Ordering::Relaxed) {
+        // Two that do it at once, a release and the end of the process, would both find the marker at its name, and
+        // the slower one remove the next holder's.
+        if self.is_withdrawn.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         if sys::has_waiters(file) {
             courtesy::owe(&self.site.name);
         }
+        self.remove_or_disown(file, at).inspect_err(|_| self.is_withdrawn.store(false, Ordering::Relaxed))
+    }
+
+    fn remove_or_disown(&self, file: &File, at: At<'_>) -> io::Result<()> {
         match names::look(at)? {
-            Some(stamp) if stamp.id == self.draft.id() => names::remove(at)?,
+            Some(stamp) if stamp.id == self.draft.id() => names::remove(at),
             // A contender may have it aside, and put it back after this.
-            Some(_) | None if names::stamp_of(file)?.links > 0 => write_released(file)?,
-            Some(_) | None => {}
+            Some(_) | None if names::stamp_of(file)?.links > 0 => write_released(file),
+            Some(_) | None => Ok(()),
         }
-        self.is_withdrawn.store(true, Ordering::Relaxed);
-        Ok(())
     }
 }
 
