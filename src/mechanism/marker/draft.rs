@@ -75,18 +75,23 @@ fn create_linked(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Dra
     let (private, draft) = create_private(site, mode)?;
     let at = site.named(&private)?;
     let named = draft.fill(mode).and_then(|()| draft.freshen(begin)).and_then(|()| names::link(at, name));
-    // NFS may repeat a request whose answer got lost, and then say that the name is taken: by us.
-    let is_ours =
-        || Ok::<_, io::Error>(names::look(site.named(name)?)?.is_some_and(|stamp| stamp.id == draft.id()));
-    let named = match named {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_ours()? => Ok(()),
-        named => named,
-    };
+    let named = judge_by_name(site, name, &draft, named);
     let removed = names::remove(at);
     named?;
     // The lock is had; a private name that stays is in nobody's way.
     drop(removed);
     Ok(draft)
+}
+
+/// What became of naming the draft, whatever the call said. NFS may repeat a request whose answer got lost, and then say
+/// that the name is taken, by us; or it gives up waiting for the answer, with an error. A marker of ours that nobody
+/// knows of would be held as long as this process lives.
+fn judge_by_name(site: &Site, name: &OsStr, draft: &Draft, named: io::Result<()>) -> io::Result<()> {
+    let look = || names::look(site.named(name)?);
+    named.or_else(|error| match look() {
+        Ok(Some(stamp)) if stamp.id == draft.id() => Ok(()),
+        Ok(_) | Err(_) => Err(error),
+    })
 }
 
 fn create_private(site: &Site, mode: Option<u32>) -> io::Result<(OsString, Draft)> {
@@ -143,4 +148,25 @@ fn bits(mode: Option<u32>) -> u32 {
 /// 32 digits that nobody else draws.
 pub(super) fn random_hex() -> String {
     format!("{:032x}", fastrand::u128(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_that_has_its_name_is_made_whatever_the_call_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site::open(&folder.path().join("x.lock")).unwrap();
+        let (private, draft) = create_private(&site, None).unwrap();
+        let errors = [io::ErrorKind::AlreadyExists, io::ErrorKind::TimedOut, io::ErrorKind::Other];
+        for kind in errors {
+            let judged = judge_by_name(&site, &site.name, &draft, Err(kind.into()));
+            assert_eq!(judged.map_err(|error| error.kind()), Err(kind), "it has no name yet");
+        }
+        names::link(site.named(&private).unwrap(), &site.name).unwrap();
+        for kind in errors {
+            assert!(judge_by_name(&site, &site.name, &draft, Err(kind.into())).is_ok(), "{kind}");
+        }
+    }
 }
