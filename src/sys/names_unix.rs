@@ -145,7 +145,11 @@ pub(crate) fn name_unnamed(file: &File, at: At<'_>) -> io::Result<()> {
         }
     }
     let own_name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    classified(rustix::fs::linkat(CWD, &*own_name, at.folder, at.name, AtFlags::SYMLINK_FOLLOW))
+    match rustix::fs::linkat(CWD, &*own_name, at.folder, at.name, AtFlags::SYMLINK_FOLLOW) {
+        // It is not mounted. Or the folder is gone: then the next way to make a file does not find it either.
+        Err(Errno::NOENT) => Err(io::Error::from(io::ErrorKind::Unsupported)),
+        done => classified(done),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -173,6 +173,13 @@ def test_without_the_right_to_name_a_descriptor_it_is_named_by_proc(attempts: At
     assert "AT_SYMLINK_FOLLOW" in second
 
 
+def test_without_that_right_and_without_proc_a_private_name_is_linked(attempts: Attempts) -> None:
+    refused = attempts.run("inject=linkat:error=ENOENT:when=1..2")
+    attempts.check_held(refused)
+    [*_, third] = [call.text for call in refused.calls() if call.name == "linkat"]
+    assert ".ferrolock." in third
+
+
 @pytest.mark.parametrize("way", ["unnamed", "linked", "plain"])
 @pytest.mark.parametrize("is_dead", [False, True], ids=["free", "dead"])
 def test_a_record_that_cannot_be_written_leaves_nothing_behind(attempts: Attempts, way: str, is_dead: bool) -> None:
