@@ -10,7 +10,7 @@ use crate::path;
 use crate::registry::{self, LockId};
 use crate::sys::FileId;
 use crate::time::{Deadline, Timeout};
-use crate::wait::{self, FAR, Outcome, Patience, Stop, Waiter, Watch, queue};
+use crate::wait::{self, FAR, Outcome, Patience, Stop, Waiter, Watch, past_lines};
 
 /// What a lock object says to an owner that wants it, before anybody is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Asker<'_> {
     }
 
     fn attempt(&self, path: &Path, deadline: Deadline) -> Result<Attempt, Error> {
-        let manners = if deadline.remaining().is_none() { Manners::Hasty } else { queue::manners() };
+        let manners = if deadline.remaining().is_none() { Manners::Hasty } else { past_lines::manners(path) };
         let attempt = self.attempt_with(path, manners)?;
         match attempt {
             Attempt::Contended(Some(file)) if self.mode == Mode::Shared && self.holds_elsewhere(file) => {

@@ -1,6 +1,7 @@
 //! The one wait loop, for every mechanism.
 
 mod backoff;
+pub(crate) mod past_lines;
 pub(crate) mod queue;
 mod stand_in;
 
@@ -109,7 +110,7 @@ impl Waiter<'_> {
     }
 
     fn open_place(&self) -> Result<Option<Arc<dyn Place>>, Error> {
-        self.mechanism.open_place(self.path, self.terms(queue::manners()))
+        self.mechanism.open_place(self.path, self.terms(past_lines::manners(self.path)))
     }
 
     /// How the wait ends without an attempt: the hold has come in another way, or never will.

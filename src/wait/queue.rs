@@ -8,7 +8,7 @@
 //!
 //! A head waits in the kernel for a *tick* at a time. Between ticks it sees to signals, deadlines and questions,
 //! and tries the lock itself, past the line: a process that is stopped at the head of the line would keep all
-//! others waiting for a lock that is free. If that succeeds, this process goes past lines for a while.
+//! others waiting for a lock that is free. If that succeeds, this process goes past that line for a while.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -20,6 +20,7 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::past_lines::{go_past_line, manners};
 use super::stand_in::StandIn;
 use super::{Outcome, Questions, Waiter, Watch};
 use crate::error::Error;
@@ -37,9 +38,6 @@ pub(super) fn tick(poll_interval: Duration) -> Duration {
     poll_interval.clamp(SHORTEST_TICK, LONGEST_TICK)
 }
 
-/// For how long a process goes past lines after it found one that does not move.
-const FOR_A_WHILE: Duration = Duration::from_secs(1);
-
 /// How often in a row a lock must be found free past a line until the line counts as one that does not move, and
 /// the longest time between two looks: more than a head of a line takes from the release of a lock to having it.
 const LOOKS: u32 = 6;
@@ -49,21 +47,6 @@ static QUEUES: LazyLock<ForkMutex<HashMap<PathBuf, Arc<Queue>>>> = LazyLock::new
 /// How many queues there are, for those who would look in vain. A child starts with its parent's number, and
 /// corrects it at the first look.
 static QUEUES_LISTED: AtomicUsize = AtomicUsize::new(0);
-static PAST_LINES: LazyLock<ForkMutex<Option<PastLines>>> = LazyLock::new(ForkMutex::new);
-
-/// A line was found not to move.
-#[derive(Debug, Clone, Copy)]
-struct PastLines {
-    /// Until then this process goes past lines.
-    until: Instant,
-    /// How it does: who saw it himself reports it. Who was told does not, or two would tell each other for ever.
-    manners: Manners,
-}
-
-fn go_past_lines(manners: Manners) {
-    let Some(until) = Instant::now().checked_add(FOR_A_WHILE) else { return };
-    *PAST_LINES.lock() = Some(PastLines { until, manners });
-}
 
 /// The waiters of this process for one path.
 #[derive(Debug)]
@@ -161,12 +144,6 @@ impl Queue {
         }
         QUEUES_LISTED.store(queues.len(), Ordering::Relaxed);
     }
-}
-
-/// How a newcomer who can wait behaves: as long as lines move, it does not overtake.
-pub(crate) fn manners() -> Manners {
-    let past_lines = *PAST_LINES.lock();
-    past_lines.filter(|past| Instant::now() < past.until).map_or(Manners::Polite, |past| past.manners)
 }
 
 /// Wakes those who wait through the lock object `lock`, which has come to be held.
@@ -324,7 +301,7 @@ impl<'a> Head<'a> {
         limit: Duration,
         begin: Instant,
     ) -> io::Result<Option<Step>> {
-        let manners = manners();
+        let manners = manners(self.waiter.path);
         if manners != Manners::Polite {
             self.stand_in = None;
             self.is_at_head_of_line = true;
@@ -377,7 +354,7 @@ impl<'a> Head<'a> {
         }
         let mut step = self.attempt(Manners::Hasty)?;
         if self.place.as_ref().is_some_and(|place| place.is_line_reported_stuck()) {
-            go_past_lines(Manners::Hasty);
+            go_past_line(self.waiter.path, Manners::Hasty);
             return Ok(step);
         }
         if self.place.as_ref().is_some_and(|place| !place.has_line()) {
@@ -392,7 +369,7 @@ impl<'a> Head<'a> {
             step = self.attempt(Manners::Hasty)?;
         }
         if matches!(step, Step::Return(_)) {
-            go_past_lines(Manners::PastLine);
+            go_past_line(self.waiter.path, Manners::PastLine);
         }
         Ok(step)
     }

@@ -7,7 +7,7 @@ use ferrolock::mechanism::{KernelLock, Manners, Mechanism};
 use ferrolock::wait::sleep;
 use ferrolock::{Patience, Scope, Stop, Timeout, Watch};
 
-use crate::support::{Checked, LONG, POLL, Place, SHORT, kernel_lock, me};
+use crate::support::{Asking, Checked, LONG, POLL, Place, SHORT, kernel_lock, me, patience};
 
 /// A watch whose thread may not block, as a greenlet's: the wait polls.
 struct NeverBlocking;
@@ -41,5 +41,38 @@ fn who_polls_gets_a_free_lock_past_a_line_that_does_not_move() -> Checked {
         lock.acquire(me(), &place.path, patience, &mut NeverBlocking)?;
         lock.release(me(), false)?;
     }
+    Ok(())
+}
+
+/// A line that was found not to move says nothing about the lines of other locks.
+#[test]
+fn who_goes_past_one_line_does_not_overtake_in_another() -> Checked {
+    let (stuck, moving) = (Place::new()?, Place::new()?);
+    let kernel = KernelLock::default();
+    let mut heads = Vec::new();
+    for place in [&stuck, &moving] {
+        let head = kernel.open_place(&place.path, Manners::Polite.into())?.ok_or("a local file system")?;
+        assert!(head.wait_for_head_of_line(Some(LONG))?);
+        heads.push(head);
+    }
+    let mut asked = Vec::new();
+    let mut take = |place: &Place| -> Checked {
+        let lock = kernel_lock(Scope::PerOwner);
+        let mut questions = 0;
+        let mut watch = Asking::new(|question| {
+            questions = question;
+            ControlFlow::Continue(())
+        });
+        // By another spelling, too.
+        let path = place.folder().join(".").join("x.lock");
+        lock.acquire(me(), &path, patience(Timeout::After(LONG)), &mut watch)?;
+        lock.release(me(), false)?;
+        asked.push(questions > 0);
+        Ok(())
+    };
+    take(&stuck)?;
+    take(&stuck)?;
+    take(&moving)?;
+    assert_eq!(asked, [true, false, true], "whether they waited");
     Ok(())
 }
