@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ferrolock::mechanism::Holder;
 use ferrolock::{Error, ErrorKind, Lock, Patience, Released, Scope};
 use pyo3::prelude::*;
+use pyo3::pyclass::{PyTraverseError, PyVisit};
 
 use crate::caller::Caller;
 use crate::errors;
@@ -62,6 +63,14 @@ impl Configured {
             is_singleton: given.is_singleton.map(|value| value.clone().unbind()),
             fallback_to_soft: given.fallback_to_soft.map(|value| value.clone().unbind()),
         })
+    }
+
+    /// Shows the garbage collector what was passed by the caller, and may refer to the lock object.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.lock_file)?;
+        visit.call(&self.thread_local)?;
+        visit.call(&self.is_singleton)?;
+        visit.call(&self.fallback_to_soft)
     }
 
     /// The path, if any acquisition can use it.

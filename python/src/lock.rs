@@ -10,6 +10,7 @@ use ferrolock::{ErrorKind, Patience, Released, WaitsBy};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
 use pyo3::prelude::*;
+use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::caller::{Caller, caller};
@@ -123,6 +124,11 @@ impl NativeLock {
             has_own_methods: AtomicBool::new(false),
             is_finalizing: AtomicBool::new(false),
         }
+    }
+
+    /// For the garbage collector. A cycle through here has something in it that can be cleared.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.configured.get().map_or(Ok(()), |configured| configured.traverse(&visit))
     }
 
     /// Makes this a lock: a kernel lock, or what `mechanism` names.

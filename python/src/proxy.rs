@@ -1,6 +1,7 @@
 //! What `acquire` returns.
 
 use pyo3::prelude::*;
+use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyTuple, PyType};
 
 use crate::lock::NativeLock;
@@ -38,6 +39,11 @@ impl AcquireReturnProxy {
             Ok(lock) => NativeLock::release_as_overridden(lock),
             Err(_) => lock.call_method0("release").map(drop),
         }
+    }
+
+    /// For the garbage collector: a lock that keeps its proxy is a cycle. Others of it can be cleared, and this need not.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.lock)
     }
 
     #[classmethod]

@@ -7,7 +7,7 @@ import os
 import sys
 import textwrap
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -48,6 +48,52 @@ def test_a_lock_that_is_collected_with_a_cycle_is_released(lock_path: Path, thre
     lock.acquire()
     gone = weakref.ref(lock)
     del lock
+    gc.collect()
+    assert gone() is None
+    assert is_free(lock_path)
+
+
+@KINDS
+def test_a_lock_that_keeps_its_own_proxy_is_released_when_it_is_collected(lock_path: Path, thread_local: bool) -> None:
+    lock = FileLock(lock_path, thread_local=thread_local)
+    vars(lock)["proxy"] = lock.acquire()
+    gone = weakref.ref(lock)
+    del lock
+    gc.collect()
+    assert gone() is None
+    assert is_free(lock_path)
+
+
+@pytest.mark.parametrize("option", ["lock_file", "thread_local", "is_singleton", "fallback_to_soft"])
+def test_an_option_that_refers_to_the_lock_does_not_keep_it(lock_path: Path, option: str) -> None:
+    class Carrier(str):
+        __slots__ = ("lock",)
+
+    class Pathlike:
+        def __fspath__(self) -> Any:
+            return carriers[0]
+
+    carriers: list[Any] = [Carrier(lock_path)]
+    passed: dict[str, Any] = {"lock_file": lock_path, option: Pathlike() if option == "lock_file" else carriers[0]}
+    lock = FileLock(**passed)
+    carriers[0].lock = lock
+    lock.acquire()
+    gone = weakref.ref(lock)
+    del lock, passed
+    carriers.clear()
+    gc.collect()
+    assert gone() is None
+    assert is_free(lock_path)
+
+
+def test_a_class_that_keeps_one_of_its_locks_is_collected_with_it(lock_path: Path) -> None:
+    class Keeping(FileLock):
+        kept: FileLock
+
+    Keeping.kept = Keeping(lock_path)
+    Keeping.kept.acquire()
+    gone = weakref.ref(Keeping)
+    del Keeping
     gc.collect()
     assert gone() is None
     assert is_free(lock_path)
