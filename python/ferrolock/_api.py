@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABCMeta, abstractmethod
 
+from ._error import Timeout
 from ._native import AcquireReturnProxy, NativeLock, check_lifetime, check_options
 
 TYPE_CHECKING = False
@@ -167,6 +168,9 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         )
 
     _singleton_options: dict[str, Any]
+
+    _timeout_error = Timeout
+    """What the native half raises."""
 
     _has_lifetime = False
     """Whether a lifetime means anything to locks of this class."""

@@ -38,9 +38,12 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) fn into_py(self, py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
+    pub(crate) fn into_py(self, lock: &Bound<'_, NativeLock>, lock_file: &Bound<'_, PyAny>) -> PyErr {
         match self {
-            Self::Core(error, holder) => errors::from_core(py, lock_file, &error, holder),
+            Self::Core(error, holder) => match lock.getattr("_timeout_error") {
+                Ok(class) => errors::from_core_as(&class, lock_file, &error, holder),
+                Err(_) => errors::from_core(lock.py(), lock_file, &error, holder),
+            },
             Self::Python(error) => error,
         }
     }

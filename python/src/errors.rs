@@ -9,19 +9,19 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
 use crate::known::known;
-use crate::once::Once;
 
 /// The `Timeout` for `lock_file`, which tells about the contended file when it is asked for its text.
 fn timeout(
-    py: Python<'_>,
+    class: &Bound<'_, PyAny>,
     lock_file: &Bound<'_, PyAny>,
     contended: Option<FileId>,
     holder: Option<Holder>,
 ) -> PyErr {
-    static TIMEOUT: Once = Once::new();
     let build = || {
-        let class = || Ok(py.import("ferrolock._error")?.getattr("Timeout")?.unbind());
-        let timeout = TIMEOUT.get_or_make(py, class)?.bind(py).call1((lock_file,))?;
+        let py = class.py();
+        let timeout = class.call1((lock_file,))?;
+        // An exception that comes as an object is raised without one.
+        timeout.setattr("__context__", py.import("sys")?.call_method0("exc_info")?.get_item(1)?)?;
         if let Some(file) = contended {
             timeout.setattr("_is_held_here", ferrolock::is_held_here(file))?;
             timeout.setattr("_contended", (file.device, file.inode))?;
@@ -46,9 +46,22 @@ pub(crate) fn from_core(
     error: &Error,
     holder: Option<Holder>,
 ) -> PyErr {
+    let class = py.import("ferrolock._error").and_then(|module| module.getattr("Timeout"));
+    class.map_or_else(|error| error, |class| from_core_as(&class, lock_file, error, holder))
+}
+
+/// The same with the `Timeout` that `class` is. A package that was imported anew has another one, and who has the older
+/// locks catches the older.
+pub(crate) fn from_core_as(
+    class: &Bound<'_, PyAny>,
+    lock_file: &Bound<'_, PyAny>,
+    error: &Error,
+    holder: Option<Holder>,
+) -> PyErr {
+    let py = class.py();
     match error.kind() {
-        ErrorKind::TimedOut(file) => timeout(py, lock_file, file, holder),
-        ErrorKind::Cancelled => timeout(py, lock_file, None, None),
+        ErrorKind::TimedOut(file) => timeout(class, lock_file, file, holder),
+        ErrorKind::Cancelled => timeout(class, lock_file, None, None),
         ErrorKind::Deadlock => PyRuntimeError::new_err(format!(
             "Deadlock: lock '{lock_file}' is already held by a different FileLock instance in this thread. Use \
              is_singleton=True to enable reentrant locking across instances."

@@ -76,7 +76,7 @@ impl NativeLock {
                         })?;
                     }
                 }
-                return Err(error.into_py(py, this.lock_file.bind(py)));
+                return Err(error.into_py(slf, this.lock_file.bind(py)));
             }
         }
         let told = tell_notices(py).and_then(|()| match &log {

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ferrolock import FileLock, Timeout
+from peers import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,6 +305,45 @@ def test_a_timeout_is_a_timeout_error_that_names_the_file(path: Path) -> None:
 def test_a_timeout_names_the_file_as_it_was_given(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     assert caught_timeout(Path(path.name)).lock_file == path.name
+
+
+@pytest.mark.parametrize(
+    "limit", [{"blocking": False}, {"timeout": 0.01}, {"timeout": 9, "cancel_check": lambda: True}]
+)
+@pytest.mark.usefixtures("held")
+def test_a_timeout_tells_in_the_handling_of_what_it_came(path: Path, limit: dict[str, Any]) -> None:
+    handled = ZeroDivisionError()
+    try:
+        raise handled
+    except ZeroDivisionError:
+        with pytest.raises(Timeout) as caught:
+            FileLock(path).acquire(**limit)
+    assert caught.value.__context__ is handled
+    with pytest.raises(Timeout) as caught:
+        FileLock(path).acquire(**limit)
+    assert caught.value.__context__ is None
+
+
+def test_a_package_that_is_imported_anew_has_locks_that_raise_its_own_timeout(path: Path) -> None:
+    program = """
+        import sys
+        import ferrolock as old
+
+        def caught(package):
+            try:
+                package.FileLock(sys.argv[1], timeout=0).acquire()
+            except package.Timeout:
+                return True
+
+        held = old.FileLock(sys.argv[1]).acquire()
+        assert caught(old)
+        for name in [name for name in sys.modules if name.startswith("ferrolock")]:
+            del sys.modules[name]
+        import ferrolock as new
+        assert new.Timeout is not old.Timeout
+        print(caught(new), caught(old))
+    """
+    assert run_program(program, path) == "True True\n"
 
 
 def test_a_timeout_can_be_built_from_a_path_alone() -> None:
