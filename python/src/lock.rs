@@ -95,11 +95,35 @@ impl NativeLock {
         Ok(!self.has_own_methods.load(Ordering::Relaxed) && slf.get_type().getattr(name)?.is(native))
     }
 
+    fn release_levels(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get().configured()?;
+        let caller = caller(py)?;
+        if !force && this.lock.unnest(caller.owner) {
+            return Ok(());
+        }
+        // An interrupt or a handler may raise while the log is told: the lock is released all the same.
+        let log = match this.lock.depth(caller.owner) {
+            0 => Ok(None),
+            _ => logging::log(slf.as_any(), &this.lock_file),
+        };
+        let told = match &log {
+            Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
+            _ => Ok(()),
+        };
+        let released = this.release_detached(py, &caller, force)?;
+        told?;
+        match (log?, released) {
+            (Some(log), Released::Unlocked) => log.debug("Lock %s released on %s"),
+            _ => Ok(()),
+        }
+    }
+
     /// Calls `release()` as the object's class has it: a subclass may have its own.
     pub(crate) fn release_as_overridden(slf: &Bound<'_, Self>) -> PyResult<()> {
         let known = known(slf.py())?;
         if slf.get().is_native(slf, &known.names.release, &known.native_release)? {
-            return Self::release(slf, false);
+            return Self::release_levels(slf, false);
         }
         slf.call_method0(&known.names.release).map(drop)
     }
@@ -206,29 +230,9 @@ impl NativeLock {
     /// Releases one level of this thread's hold, or with `force` all; the last one gives the lock back.
     ///
     /// Does nothing if unheld. With `force`, holds of threads that have exited are released as well.
-    #[pyo3(signature = (force=false))]
-    fn release(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get().configured()?;
-        let caller = caller(py)?;
-        if !force && this.lock.unnest(caller.owner) {
-            return Ok(());
-        }
-        // An interrupt or a handler may raise while the log is told: the lock is released all the same.
-        let log = match this.lock.depth(caller.owner) {
-            0 => Ok(None),
-            _ => logging::log(slf.as_any(), &this.lock_file),
-        };
-        let told = match &log {
-            Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
-            _ => Ok(()),
-        };
-        let released = this.release_detached(py, &caller, force)?;
-        told?;
-        match (log?, released) {
-            (Some(log), Released::Unlocked) => log.debug("Lock %s released on %s"),
-            _ => Ok(()),
-        }
+    #[pyo3(signature = (force=None), text_signature = "($self, force=False)")]
+    fn release(slf: &Bound<'_, Self>, force: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        Self::release_levels(slf, force.map_or(Ok(false), Bound::is_truthy)?)
     }
 
     /// Acquires the lock as `acquire()` does.

@@ -87,6 +87,14 @@ def test_force_lets_go_from_any_depth(lock: FileLock, positional: bool) -> None:
     assert is_free(lock.lock_file)
 
 
+@pytest.mark.parametrize("force", [0, 1, None, "", [lambda: None]])
+def test_force_goes_by_truth(lock: FileLock, force: Any) -> None:
+    lock.acquire()
+    lock.acquire()
+    lock.release(force)
+    assert lock.lock_counter == (0 if force else 1)
+
+
 def test_acquire_returns_a_proxy_for_the_lock(lock: FileLock) -> None:
     proxy = lock.acquire()
     assert type(proxy) is AcquireReturnProxy
