@@ -20,6 +20,23 @@ pub(crate) struct Caller {
     pub(crate) hub_sleep: Option<Py<PyAny>>,
 }
 
+/// Finds out who asks for a lock, and sees to it that a thread is known to have ended when it has.
+///
+/// Not for who only looks or releases: a thread's last finalizers do that, and what they put into a `threading.local`
+/// nobody takes out again.
+///
+/// # Errors
+/// Those of [`caller`].
+pub(crate) fn acquirer(py: Python<'_>) -> PyResult<Caller> {
+    let caller = caller(py)?;
+    if !OwnerId::thread_has_token() && caller.owner == OwnerId::current_thread() {
+        let alive = Arc::new(());
+        OwnerId::thread_lives_as(&Arc::downgrade(&alive));
+        known(py)?.thread_tokens.bind(py).setattr("token", ThreadToken { alive })?;
+    }
+    Ok(caller)
+}
+
 /// Finds out who calls.
 ///
 /// # Errors
@@ -32,7 +49,7 @@ pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
             return Ok(Caller { owner, hub_sleep: Some(hub.getattr("sleep")?.unbind()) });
         }
     }
-    Ok(Caller { owner: thread_owner(py, known)?, hub_sleep: None })
+    Ok(Caller { owner: OwnerId::current_thread(), hub_sleep: None })
 }
 
 /// Dies with the Python thread in whose `threading.local` it lies.
@@ -40,15 +57,6 @@ pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
 pub(crate) struct ThreadToken {
     #[expect(dead_code, reason = "held, not read")]
     alive: Arc<()>,
-}
-
-fn thread_owner(py: Python<'_>, known: &Known) -> PyResult<OwnerId> {
-    if !OwnerId::thread_has_token() {
-        let alive = Arc::new(());
-        OwnerId::thread_lives_as(&Arc::downgrade(&alive));
-        known.thread_tokens.bind(py).setattr("token", ThreadToken { alive })?;
-    }
-    Ok(OwnerId::current_thread())
 }
 
 /// Names the greenlet on which it lies.
@@ -59,9 +67,8 @@ pub(crate) struct GreenletName {
 
 fn greenlet_owner(greenlet: &Bound<'_, PyAny>) -> PyResult<OwnerId> {
     const NAME: &str = "_ferrolock_name";
-    let py = greenlet.py();
     if greenlet.getattr("parent")?.is_none() {
-        return thread_owner(py, known(py)?);
+        return Ok(OwnerId::current_thread());
     }
     if let Ok(name) = greenlet.getattr(NAME) {
         if let Ok(name) = name.cast::<GreenletName>() {

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyString, PyTuple};
 
-use crate::caller::{Caller, caller};
+use crate::caller::{Caller, acquirer, caller};
 use crate::configured::{Configured, Failure};
 use crate::errors;
 use crate::given::Given;
@@ -223,7 +223,7 @@ impl NativeLock {
         if let Some(value) = poll_interval {
             settings.poll_interval_seconds = options::poll_interval(value)?;
         }
-        Self::acquire_for(slf, &caller(py)?, settings, cancel_check.map(Bound::as_unbound))?;
+        Self::acquire_for(slf, &acquirer(py)?, settings, cancel_check.map(Bound::as_unbound))?;
         Ok(AcquireReturnProxy::new(slf.clone().into_any().unbind()))
     }
 
@@ -241,7 +241,7 @@ impl NativeLock {
         let known = known(py)?;
         if slf.get().is_native(slf, &known.names.acquire, &known.native_acquire)? {
             let settings = slf.get().configured()?.settings.get(py);
-            Self::acquire_for(slf, &caller(py)?, settings, None)?;
+            Self::acquire_for(slf, &acquirer(py)?, settings, None)?;
         } else {
             slf.call_method0(&known.names.acquire)?;
         }

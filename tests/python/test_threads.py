@@ -302,6 +302,26 @@ def test_a_thread_that_python_calls_finished_has_exited(own: FileLock) -> None:
     assert is_free(Path(own.lock_file))
 
 
+def test_a_thread_that_ends_with_a_lock_of_its_own_leaves_nothing(path: Path) -> None:
+    own = threading.local()
+
+    def keep() -> None:
+        own.lock = FileLock(path)
+        own.lock.acquire()
+
+    def run(threads: int) -> int:
+        for _ in range(threads):
+            thread = threading.Thread(target=keep)
+            thread.start()
+            thread.join()
+        gc.collect()
+        return len(gc.get_objects())
+
+    run(20)
+    before = run(50)
+    assert run(50) - before < 50
+
+
 def test_a_forced_release_frees_the_callers_hold_and_nobody_elses(tmp_path: Path, worker: Worker) -> None:
     lock = FileLock(tmp_path / "x.lock")
     worker.do(lock.acquire)
