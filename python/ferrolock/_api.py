@@ -226,7 +226,11 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
 
     def __repr__(self) -> str:
         state = "held" if self._is_held_by_anyone() else "unheld"
-        return f"<{type(self).__module__}.{type(self).__qualname__} {self.lock_file!r} {state} at {id(self):#x}>"
+        try:
+            described = f"{self.lock_file!r} {state}"
+        except RuntimeError:  # in the traceback of a constructor that has not come to this class's
+            described = "uninitialized"
+        return f"<{type(self).__module__}.{type(self).__qualname__} {described} at {id(self):#x}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings: what comes out is unheld."""

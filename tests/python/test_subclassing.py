@@ -78,6 +78,18 @@ def test_a_subclass_without_options_takes_a_path(path: str) -> None:
     assert is_free(path)
 
 
+def test_a_lock_whose_base_was_not_initialised_says_so(path: str) -> None:
+    class Bare(FileLock):
+        def __init__(self, lock_file: str) -> None:
+            pass
+
+    lock = Bare(path)
+    assert "Bare uninitialized at" in repr(lock)
+    for use in (lock.acquire, lock.release, lock.__enter__, lambda: lock.is_locked):
+        with pytest.raises(RuntimeError, match="not initialized"):
+            use()
+
+
 def test_an_option_a_subclass_does_not_name_may_only_be_the_default(path: str) -> None:
     construct: Any = PathOnly
     assert construct(path, timeout=-1, blocking=True, is_singleton=False).timeout == -1.0
