@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from functools import cache
+from contextlib import suppress
 from inspect import Parameter, signature
+from weakref import WeakKeyDictionary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_known: WeakKeyDictionary[Callable[..., None], frozenset[str] | None] = WeakKeyDictionary()
+"""Weak: a function that calls ``super()`` refers to its class, which would live for ever."""
 
-@cache
+
 def parameters_of(init: Callable[..., None]) -> frozenset[str] | None:
     """The names that ``init`` takes, or None where it takes any."""
+    try:
+        return _known[init]
+    except (KeyError, TypeError):  # TypeError: not everything that can be called can be a key
+        pass
     parameters = signature(init).parameters
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return None
-    return frozenset(parameters)
+    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    names = None if takes_any else frozenset(parameters)
+    with suppress(TypeError):
+        _known[init] = names
+    return names

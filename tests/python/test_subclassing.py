@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,25 @@ def test_a_subclass_without_options_takes_a_path(path: str) -> None:
         assert entered is lock
         assert not is_free(path)
     assert is_free(path)
+
+
+def test_a_class_that_nothing_refers_to_is_collected(path: str) -> None:
+    class Own(FileLock):
+        def __init__(self, lock_file: str) -> None:
+            super().__init__(lock_file)  # refers to the class
+
+    assert Own(path).lock_file == path
+    gone = weakref.ref(Own)
+    del Own
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_constructor_need_not_be_a_function(path: str) -> None:
+    class Own(FileLock):
+        __init__ = object.__init__  # it can be the key of no weak dictionary
+
+    assert type(Own(path)) is Own
 
 
 def test_a_lock_whose_base_was_not_initialised_says_so(path: str) -> None:
