@@ -46,8 +46,13 @@ def replace_importing_module(importing: ModuleType) -> None:
         _put_in_place(_alias(importing.__spec__, importing.__file__))
         return
     module = module_from_spec(real)
-    sys.modules[_NAME] = module
-    real.loader.exec_module(module)
+    # What an import in another thread looks at, to wait until the module is whole.
+    real._initializing = True  # type: ignore[attr-defined]
+    try:
+        sys.modules[_NAME] = module
+        real.loader.exec_module(module)
+    finally:
+        real._initializing = False  # type: ignore[attr-defined]
 
 
 def _find_real_filelock(own_folder: str) -> ModuleSpec | None:

@@ -288,6 +288,29 @@ def test_any_folder_called_filelock_hides_no_filelock(
     assert python(tmp_path, DESCRIBE, ours, folder_of_that_name, theirs) == REAL
 
 
+def test_a_thread_that_imports_meanwhile_waits_for_the_real_filelock(tmp_path: Path, ours: Path) -> None:
+    slow = tmp_path / "slow" / "filelock"
+    slow.mkdir(parents=True)
+    slow.joinpath("__init__.py").write_text("import __main__; __main__.let_in(); FileLock = 'real'")
+    program = """
+        import threading, time
+
+        def let_in():
+            thread.start()
+            time.sleep(0.2)
+
+        def get():
+            from filelock import FileLock
+            got.append(FileLock)
+
+        got, thread = [], threading.Thread(target=get)
+        get()
+        thread.join()
+        print(json.dumps(got))
+    """
+    assert python(tmp_path, program, ours, slow.parent) == ["real", "real"]
+
+
 def test_ferrolock_imported_after_filelock_leaves_it_alone(tmp_path: Path, both: Path) -> None:
     program = """
         import filelock
