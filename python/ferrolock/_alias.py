@@ -57,7 +57,7 @@ def replace_importing_module(importing: ModuleType) -> None:
 
 def _find_real_filelock(own_folder: str) -> ModuleSpec | None:
     """A package called filelock: not a second copy of our module, and not just any folder of that name."""
-    elsewhere = [entry for entry in sys.path if abspath(entry) != own_folder]
+    elsewhere = [entry for entry in sys.path if isinstance(entry, str) and abspath(entry) != own_folder]
     candidates = [PathFinder.find_spec(_NAME, [entry]) for entry in elsewhere]
     others = [finder for finder in sys.meta_path if finder is not PathFinder and hasattr(finder, "find_spec")]
     candidates += [finder.find_spec(_NAME, None) for finder in others]

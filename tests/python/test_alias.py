@@ -288,6 +288,15 @@ def test_any_folder_called_filelock_hides_no_filelock(
     assert python(tmp_path, DESCRIBE, ours, folder_of_that_name, theirs) == REAL
 
 
+def test_what_is_no_folder_on_the_path_is_passed_over(tmp_path: Path, ours: Path) -> None:
+    program = """
+        sys.path[:0] = [None, object()]
+        import filelock
+        print(json.dumps(filelock.__version__))
+    """
+    assert python(tmp_path, program, ours) == IMPLEMENTED
+
+
 def test_a_thread_that_imports_meanwhile_waits_for_the_real_filelock(tmp_path: Path, ours: Path) -> None:
     slow = tmp_path / "slow" / "filelock"
     slow.mkdir(parents=True)
