@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -290,6 +291,18 @@ def test_of_many_threads_that_reclaim_at_once_one_gets_it(lock_path: Path) -> No
         winners = [sum(won) for won in zip(*[result.result() for result in results], strict=True)]
     assert winners == [1] * rounds
     assert names(lock_path.parent) == []
+
+
+def test_the_marker_of_a_reclaimer_that_was_stopped_is_fresh_when_it_gets_its_name(crowd: Crowd) -> None:
+    """A contender with a lifetime must not find it old already."""
+    reclaimer = crowd.about_to_exchange("ours")
+    time.sleep(0.1)
+    clock_tick, begun = 0.02, time.time()
+    reclaimer.cont()
+    crowd.parents["ours"].heard("has it")
+    assert crowd.path.stat().st_mtime >= begun - clock_tick
+    crowd.parents["ours"].run("os.write(end, b'.')")
+    assert reclaimer.wait().status() == 0
 
 
 def test_while_one_of_ours_is_in_the_middle_no_other_of_ours_takes_the_dead_ones_place(crowd: Crowd) -> None:

@@ -135,7 +135,8 @@ impl Draft {
         Ok(())
     }
 
-    fn freshen(&self, begin: Instant) -> io::Result<()> {
+    /// Stamps anew what was begun at `begin`, if that is a while ago.
+    pub(super) fn freshen(&self, begin: Instant) -> io::Result<()> {
         if begin.elapsed() < STILL_FRESH { Ok(()) } else { names::touch(self.open_file()?) }
     }
 }

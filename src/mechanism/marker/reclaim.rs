@@ -42,6 +42,7 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
         let moved = move_away(site, judged, name)?;
         return if moved { draft::create(site, &site.name, mode) } else { Ok(None) };
     }
+    let begin = Instant::now();
     let own = match draft::create(site, name, mode) {
         Ok(Some(own)) => own,
         Ok(None) => return Ok(None),
@@ -54,6 +55,10 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
         aside.discard();
         return Ok(None);
     }
+    own.freshen(begin).map_err(|error| {
+        aside.discard();
+        site.failed("touch", error)
+    })?;
     // Whatever the call says, the names tell what was done: a server may repeat a request.
     let exchanged = aside.exchange();
     match aside.look() {
