@@ -26,6 +26,10 @@ pub(crate) fn pid_namespace() -> Option<u64> {
 /// Tells this start of the machine from all others; 0 where that is unknown.
 pub(crate) fn boot_id() -> u128 {
     static BOOT: OnceBox<u128> = OnceBox::new();
+    // Containers may be shown one of their own.
+    if !is_proc_ours() {
+        return 0;
+    }
     *BOOT.get_or_init(|| {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Box::new(u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0))

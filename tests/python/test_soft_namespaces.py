@@ -291,6 +291,23 @@ def test_numbers_of_another_namespaces_proc_prove_nothing_about_those_of_ones_ow
 
 
 @ROOT
+def test_another_namespaces_proc_tells_another_start_of_the_machine(
+    lock_path: Path, surrounded: Callable[..., Peer]
+) -> None:
+    """Containers may be shown one of their own, at each of their starts another one."""
+    boot = lock_path.with_name("boot_id")
+    boot.write_text("01234567-89ab-cdef-0123-456789abcdef\n")
+    inside = surrounded(*OWN_PIDS, before=f"mount --bind '{boot}' /proc/sys/kernel/random/boot_id")
+    pid, inode = inside.run(INNER)
+    token = start_token(outer_pid(inside), boot=0x0123456789ABCDEF0123456789ABCDEF)
+    lock_path.write_bytes(record(pid, f"{host_field()}?pidns-{inode:x}", token))
+    before = contents(lock_path.parent)
+    assert attempt_from(inside, "--pid", lock_path) == ["held"]
+    assert not inside.acquire(lock_path, timeout=0)
+    assert contents(lock_path.parent) == before
+
+
+@ROOT
 def test_another_namespaces_proc_does_not_have_all_that_may_run_below(
     lock_path: Path, surrounded: Callable[..., Peer]
 ) -> None:
