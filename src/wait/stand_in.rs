@@ -91,7 +91,7 @@ impl Drop for StandIn {
         self.orders.is_called_off.store(true, Ordering::Release);
         while !thread.is_finished() {
             if !sys::interrupt(&thread) {
-                // The program has taken the signal for itself: the thread ends when the line has moved.
+                // The program has taken the signal for itself, or may send none: the thread ends when the line has moved.
                 return;
             }
             super::sleep(BETWEEN_CALLS);

@@ -5,6 +5,8 @@ The bounds are those of a wait that works at all on a busy machine; how fast it 
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import textwrap
 import time
@@ -231,6 +233,32 @@ def test_many_waits_that_time_out_leave_nothing_behind_and_none_is_early(
     assert waiter.run(MANY[many]) >= 0
     assert waiter.run("answer = settle(before)") == [1, []]
     line.let_go()
+
+
+@LINUX
+@pytest.mark.skipif(shutil.which("strace") is None, reason="has a call fail with strace")
+@pytest.mark.parametrize("fault", ["tgkill:error=EPERM", "timer_create:error=EPERM", "clone3:error=EAGAIN"])
+def test_a_wait_ends_in_time_where_a_call_is_forbidden(line: Line, lock_path: Path, fault: str) -> None:
+    """By a sandbox, or a limit: its thread cannot be interrupted, no timer or thread is to be had."""
+    source = """
+        import sys, time
+        from ferrolock import FileLock, Timeout
+        begin = time.monotonic()
+        try:
+            FileLock(sys.argv[1]).acquire(timeout=0.5)
+        except Timeout:
+            print(time.monotonic() - begin)
+    """
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={fault}"]
+    program = [sys.executable, "-c", textwrap.dedent(source), str(lock_path)]
+    with subprocess.Popen([*strace, *program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        try:
+            said, errors = started.communicate(timeout=LONG)
+        finally:
+            line.let_go()  # what hangs ends with that
+    if "ptrace" in errors:
+        pytest.skip(f"strace may not trace here: {errors.strip()}")
+    assert 0.5 <= float(said) < 0.5 + SOON
 
 
 @pytest.fixture(params=["flock", "filelock"])
