@@ -1,13 +1,14 @@
 //! The line of those who wait for a kernel lock, and whoever stands in it and does not move.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolock::mechanism::{KernelLock, Manners, Mechanism};
 use ferrolock::wait::sleep;
 use ferrolock::{Patience, Scope, Stop, Timeout, Watch};
 
-use crate::support::{Asking, Checked, LONG, POLL, Place, SHORT, kernel_lock, me, patience};
+use crate::support::{Asking, Checked, LONG, POLL, Place, SHORT, is_free, kernel_lock, me, patience};
 
 /// A watch whose thread may not block, as a greenlet's: the wait polls.
 struct NeverBlocking;
@@ -74,5 +75,20 @@ fn who_goes_past_one_line_does_not_overtake_in_another() -> Checked {
     take(&stuck)?;
     take(&moving)?;
     assert_eq!(asked, [true, false, true], "whether they waited");
+    Ok(())
+}
+
+/// A stand-in that cannot be interrupted has a hand on it until the line has moved.
+#[test]
+fn a_place_in_other_hands_does_not_keep_the_lock() -> Checked {
+    let place = Place::new()?;
+    let terms = Manners::Polite.into();
+    let waiting = KernelLock::default().open_place(&place.path, terms)?.ok_or("a local file system")?;
+    let other_hand = Arc::clone(&waiting);
+    assert!(waiting.wait_for_lock(LONG)?);
+    assert!(!is_free(&place.path)?);
+    assert!(waiting.into_guard()?.is_none());
+    assert!(is_free(&place.path)?, "nobody has it");
+    drop(other_hand);
     Ok(())
 }

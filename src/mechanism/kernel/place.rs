@@ -56,7 +56,14 @@ impl Place for KernelPlace {
     }
 
     fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {
-        let Some(Self { file, path }) = Arc::into_inner(self) else { return Ok(None) };
+        let Self { file, path } = match Arc::try_unwrap(self) {
+            Ok(place) => place,
+            Err(place) => {
+                // Who else has it may stand in a line that does not move, and would keep the lock meanwhile.
+                let unlocked = place.open_file().and_then(sys::unlock);
+                return unlocked.map(|()| None).map_err(|error| failed("unlock", &place.path, error));
+            }
+        };
         let id = file.facts().id;
         let is_current = sys::is_at(&path, id).map_err(|error| failed("stat", &path, error))?;
         Ok(is_current.then(|| Box::new(KernelGuard { id, file, path }) as Box<dyn Guard>))
