@@ -1,14 +1,18 @@
-//! The line of those who wait for a kernel lock, and whoever stands in it and does not move.
+//! Those who wait for a kernel lock: in the line, where somebody may not move, and in the queue of their process.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use ferrolock::mechanism::{KernelLock, Manners, Mechanism};
 use ferrolock::wait::sleep;
-use ferrolock::{Patience, Scope, Stop, Timeout, Watch};
+use ferrolock::{Lock, Patience, Scope, Stop, Timeout, Watch};
 
-use crate::support::{Asking, Checked, LONG, POLL, Place, SHORT, is_free, kernel_lock, me, patience};
+use crate::support::{
+    Asking, Checked, LONG, POLL, Place, SHORT, acquire, greenlet, is_free, join, kernel_lock, me, patience,
+};
 
 /// A watch whose thread may not block, as a greenlet's: the wait polls.
 struct NeverBlocking;
@@ -90,5 +94,68 @@ fn a_place_in_other_hands_does_not_keep_the_lock() -> Checked {
     assert!(waiting.into_guard()?.is_none());
     assert!(is_free(&place.path)?, "nobody has it");
     drop(other_hand);
+    Ok(())
+}
+
+/// A watch with one question, whose answer is a closure's.
+struct AskedOnce<F>(F);
+
+impl<F: FnMut()> Watch for AskedOnce<F> {
+    fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        (self.0)();
+        ControlFlow::Continue(())
+    }
+
+    fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
+        sleep(pause);
+        ControlFlow::Continue(())
+    }
+
+    fn has_questions(&self) -> bool {
+        false
+    }
+}
+
+/// The hold comes while the waiter is in a callback, and nothing else wakes it: it is not the first in its queue.
+#[test]
+fn a_shared_hold_that_comes_during_a_callback_ends_the_wait() -> Checked {
+    let place = Place::new()?;
+    let holder = kernel_lock(Scope::PerOwner);
+    acquire(&holder, greenlet(7), &place.path, Timeout::Once)?;
+    let (first, shared) = (kernel_lock(Scope::PerOwner), kernel_lock(Scope::Shared));
+    let (waiting, waits) = mpsc::channel();
+    let (asked, asks) = mpsc::channel();
+    let (answer, answers) = mpsc::channel();
+    thread::scope(|scope| {
+        let (first, shared, path) = (&first, &shared, &place.path);
+        let head = scope.spawn(move || -> Checked {
+            let mut watch = AskedOnce(|| waiting.send(()).unwrap_or_default());
+            lock_and_release(first, path, &mut watch)
+        });
+        waits.recv_timeout(LONG)?;
+        let next = scope.spawn(move || -> Checked {
+            let mut watch = AskedOnce(|| {
+                asked.send(()).unwrap_or_default();
+                answers.recv_timeout(LONG).unwrap_or_default();
+            });
+            lock_and_release(shared, path, &mut watch)
+        });
+        asks.recv_timeout(LONG)?;
+        // Another file, which the head does not wait for: nobody is in the way.
+        std::fs::rename(path, path.with_extension("old"))?;
+        acquire(shared, greenlet(1), path, Timeout::Once)?;
+        answer.send(())?;
+        let nested = join(next);
+        shared.release(greenlet(1), false)?;
+        join(head)?;
+        nested
+    })?;
+    holder.release(greenlet(7), false)?;
+    Ok(())
+}
+
+fn lock_and_release(lock: &Lock, path: &Path, watch: &mut dyn Watch) -> Checked {
+    lock.acquire(me(), path, patience(Timeout::After(LONG)), watch)?;
+    lock.release(me(), false)?;
     Ok(())
 }

@@ -6,7 +6,6 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrolock::wait::sleep;
 use ferrolock::{Error, ErrorKind, Lock, Released, Scope, Stop, Timeout, Watch, is_held_here};
 
 use crate::alone::alone;
@@ -251,67 +250,4 @@ fn waiting_for_somebody_else_is_no_deadlock() -> Checked {
         assert_eq!(watched(&lock, &place.path, Timeout::Never, &mut cancelling())?, ErrorKind::Cancelled);
         Ok(())
     })
-}
-
-/// A watch with one question, whose answer is a closure's.
-struct AskedOnce<F>(F);
-
-impl<F: FnMut()> Watch for AskedOnce<F> {
-    fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
-        (self.0)();
-        ControlFlow::Continue(())
-    }
-
-    fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
-        sleep(pause);
-        ControlFlow::Continue(())
-    }
-
-    fn has_questions(&self) -> bool {
-        false
-    }
-}
-
-/// The hold comes while the waiter is in a callback, and nothing else wakes it: it is not the first in its queue.
-#[cfg(unix)]
-#[test]
-fn a_shared_hold_that_comes_during_a_callback_ends_the_wait() -> Checked {
-    let place = Place::new()?;
-    let holder = held(&place.path)?;
-    let (first, shared) = (kernel_lock(Scope::PerOwner), kernel_lock(Scope::Shared));
-    let (waiting, waits) = mpsc::channel();
-    let (asked, asks) = mpsc::channel();
-    let (answer, answers) = mpsc::channel();
-    thread::scope(|scope| {
-        let (first, shared, path) = (&first, &shared, &place.path);
-        let head = scope.spawn(move || -> Checked {
-            let mut watch = AskedOnce(|| waiting.send(()).unwrap_or_default());
-            lock_and_release(first, path, &mut watch)
-        });
-        waits.recv_timeout(LONG)?;
-        let next = scope.spawn(move || -> Checked {
-            let mut watch = AskedOnce(|| {
-                asked.send(()).unwrap_or_default();
-                answers.recv_timeout(LONG).unwrap_or_default();
-            });
-            lock_and_release(shared, path, &mut watch)
-        });
-        asks.recv_timeout(LONG)?;
-        // Another file, which the head does not wait for: nobody is in the way.
-        std::fs::rename(path, path.with_extension("old"))?;
-        acquire(shared, greenlet(1), path, Timeout::Once)?;
-        answer.send(())?;
-        let nested = join(next);
-        shared.release(greenlet(1), false)?;
-        join(head)?;
-        nested
-    })?;
-    holder.release(greenlet(7), false)?;
-    Ok(())
-}
-
-fn lock_and_release(lock: &Lock, path: &Path, watch: &mut dyn Watch) -> Checked {
-    lock.acquire(me(), path, patience(Timeout::After(LONG)), watch)?;
-    lock.release(me(), false)?;
-    Ok(())
 }
