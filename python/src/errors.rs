@@ -7,7 +7,9 @@ use ferrolock::mechanism::Holder;
 use ferrolock::{Error, ErrorKind, FileId};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
+use crate::call;
 use crate::known::known;
 
 /// The `Timeout` for `lock_file`, which tells about the contended file when it is asked for its text.
@@ -19,7 +21,7 @@ fn timeout(
 ) -> PyErr {
     let build = || {
         let py = class.py();
-        let timeout = class.call1((lock_file,))?;
+        let timeout = call::call(class, &PyTuple::new(py, [lock_file])?, None)?;
         // An exception that comes as an object is raised without one.
         timeout.setattr("__context__", py.import("sys")?.call_method0("exc_info")?.get_item(1)?)?;
         if let Some(file) = contended {

@@ -4,6 +4,7 @@
 //! options of subclasses, decorators) are in the Python package. No Python code runs while a mutex of the
 //! core is held.
 
+mod call;
 mod caller;
 mod configured;
 mod errors;

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use crate::call;
 use crate::caller::{Caller, acquirer, caller};
 use crate::configured::{Configured, Failure};
 use crate::errors;
@@ -125,7 +126,7 @@ impl NativeLock {
         if slf.get().is_native(slf, &known.names.release, &known.native_release)? {
             return Self::release_levels(slf, false);
         }
-        slf.call_method0(&known.names.release).map(drop)
+        call::method0(slf, &known.names.release).map(drop)
     }
 }
 
@@ -243,7 +244,7 @@ impl NativeLock {
             let settings = slf.get().configured()?.settings.get(py);
             Self::acquire_for(slf, &acquirer(py)?, settings, None)?;
         } else {
-            slf.call_method0(&known.names.acquire)?;
+            call::method0(slf, &known.names.acquire)?;
         }
         Ok(slf.clone())
     }
@@ -276,9 +277,11 @@ impl NativeLock {
         }
         this.is_finalizing.store(true, Ordering::SeqCst);
         let py = slf.py();
-        let kwargs = PyDict::new(py);
-        let _released =
-            kwargs.set_item("force", true).and_then(|()| slf.call_method("release", (), Some(&kwargs)));
+        let release = |kwargs: Bound<'_, PyDict>| {
+            kwargs.set_item("force", true)?;
+            call::call(&slf.getattr("release")?, &PyTuple::empty(py), Some(&kwargs)).map(drop)
+        };
+        let _released = release(PyDict::new(py));
         let _rest = py.detach(|| configured.lock.release_all());
         this.is_finalizing.store(false, Ordering::SeqCst);
     }

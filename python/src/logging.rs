@@ -2,7 +2,9 @@
 
 use ferrolock::WaitsBy;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
+use crate::call;
 use crate::known::known;
 use crate::once::Once;
 
@@ -28,11 +30,13 @@ pub(crate) fn log<'py>(lock: &Bound<'py, PyAny>, lock_file: &Py<PyAny>) -> PyRes
         let Some(logging) = known.modules.bind(py).get_item(&known.names.logging)? else { return Ok(None) };
         // Another thread may be in the middle of importing it.
         let Ok(get_logger) = logging.getattr("getLogger") else { return Ok(None) };
-        LOGGER.get_or_make(py, || get_logger.call1(("filelock",)).map(Bound::unbind))?;
+        LOGGER.get_or_make(py, || {
+            call::call(&get_logger, &PyTuple::new(py, ["filelock"])?, None).map(Bound::unbind)
+        })?;
     }
     let Some(logger) = LOGGER.get(py) else { return Ok(None) };
     let logger = logger.bind(py);
-    if !logger.call_method1(&known.names.is_enabled_for, (DEBUG,))?.is_truthy()? {
+    if !call::method1(logger, &known.names.is_enabled_for, (DEBUG,))?.is_truthy()? {
         return Ok(None);
     }
     Ok(Some(Log {
@@ -54,18 +58,18 @@ impl Log<'_> {
     /// Logs `message`, which has a place for the lock's id and one for its path.
     pub(crate) fn debug(&self, message: &str) -> PyResult<()> {
         let arguments = (message, self.lock, &self.lock_file);
-        self.logger.call_method1("debug", arguments).map(drop)
+        call::method1(&self.logger, "debug", arguments).map(drop)
     }
 
     /// The only message that is not filelock's.
     pub(crate) fn waits_by(&self, waits_by: WaitsBy) -> PyResult<()> {
         let arguments = ("Lock %s on %s is waited for by %s", self.lock, &self.lock_file, name(waits_by));
-        self.logger.call_method1("debug", arguments).map(drop)
+        call::method1(&self.logger, "debug", arguments).map(drop)
     }
 
     pub(crate) fn waiting(&self, seconds: f64) -> PyResult<()> {
         let message = "Lock %s not acquired on %s, waiting %s seconds ...";
         let arguments = (message, self.lock, &self.lock_file, seconds);
-        self.logger.call_method1("debug", arguments).map(drop)
+        call::method1(&self.logger, "debug", arguments).map(drop)
     }
 }

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyTuple, PyType};
 
+use crate::call;
 use crate::lock::NativeLock;
 
 /// The result of `acquire`: leaves the lock when a `with` on it ends, and does not acquire again.
@@ -37,7 +38,7 @@ impl AcquireReturnProxy {
         let lock = self.lock.bind(py);
         match lock.cast::<NativeLock>() {
             Ok(lock) => NativeLock::release_as_overridden(lock),
-            Err(_) => lock.call_method0("release").map(drop),
+            Err(_) => call::method0(lock, "release").map(drop),
         }
     }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use ferrolock::{Stop, WaitsBy, Watch};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
+use crate::call;
 use crate::caller::Caller;
 use crate::known::known;
 use crate::logging;
@@ -52,8 +54,8 @@ impl Default for Needs {
 /// Whether this is the thread on which Python runs signal handlers.
 fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     let Some(threading) = known(py)?.modules.bind(py).get_item("threading")? else { return Ok(true) };
-    let main = threading.call_method0("main_thread")?.getattr("ident")?;
-    main.eq(threading.call_method0("get_ident")?)
+    let main = call::method0(&threading, "main_thread")?.getattr("ident")?;
+    main.eq(call::method0(&threading, "get_ident")?)
 }
 
 impl PythonWatch<'_> {
@@ -96,7 +98,7 @@ impl Watch for PythonWatch<'_> {
                 questions: watch.cancel_check.is_some() || log()?.is_some(),
             };
             if let Some(cancel_check) = watch.cancel_check {
-                if cancel_check.bind(py).call0()?.is_truthy()? {
+                if call::call0(cancel_check.bind(py))?.is_truthy()? {
                     if let Some(log) = log()? {
                         log.debug("Cancellation requested for lock %s on %s")?;
                     }
@@ -119,7 +121,7 @@ impl Watch for PythonWatch<'_> {
         if self.caller.hub_sleep.is_some() {
             return self.run(|py, watch| {
                 if let Some(sleep) = &watch.caller.hub_sleep {
-                    sleep.call1(py, (pause.as_secs_f64(),))?;
+                    call::call(sleep.bind(py), &PyTuple::new(py, [pause.as_secs_f64()])?, None)?;
                 }
                 py.check_signals().map(|()| false)
             });

@@ -269,6 +269,67 @@ SITUATIONS = {
 }
 
 
+CALLBACKS = {
+    "cancel_check": "FileLock(path).acquire(cancel_check=callback)",
+    "acquire of a subclass": """
+        class Own(FileLock):
+            def acquire(self, *args, **kwargs):
+                callback()
+
+        Own(path).__enter__()
+    """,
+    "release of a subclass": """
+        class Own(FileLock):
+            def release(self, force=False):
+                callback()
+
+        Own(path + ".other").acquire().__exit__(None, None, None)
+    """,
+    "release of a subclass that is collected": """
+        class Own(FileLock):
+            def release(self, force=False):
+                callback()
+
+        Own(path + ".other").acquire()
+    """,
+    "log": """
+        import logging
+
+        logging.getLogger("filelock").setLevel(logging.DEBUG)
+        logging.getLogger("filelock").addFilter(lambda record: callback())
+        FileLock(path + ".other").acquire()
+    """,
+}
+
+
+@pytest.mark.parametrize("callback", CALLBACKS)
+def test_an_interpreter_that_ends_while_a_daemon_thread_is_in_a_callback_ends_well(
+    lock_path: Path, callback: str
+) -> None:
+    program = """
+        import sys, threading, time
+        from ferrolock import FileLock
+
+        class Slow:
+            def __del__(self, sleep=time.sleep):
+                sleep(0.1)  # the interpreter is finalizing, and lets the thread come
+
+        def callback():
+            inside.set()
+            while True:
+                time.sleep(0.001)
+
+        path, slow, inside = sys.argv[1], Slow(), threading.Event()
+        lock = FileLock(path)
+        lock.acquire()
+        threading.Thread(target=exec, args=(sys.argv[2], globals()), daemon=True).start()
+        assert inside.wait(10)
+        print("end")
+    """
+    assert run_program(program, lock_path, textwrap.dedent(CALLBACKS[callback])) == "end\n"
+    assert is_free(lock_path)
+
+
 @OPTIONS
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_an_interpreter_that_ends_while_it_holds_has_nothing_to_say(
