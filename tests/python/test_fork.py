@@ -372,7 +372,8 @@ def test_a_child_that_leaves_the_with_block_it_was_forked_in(lock_path: Path, le
     program = f"""
         import atexit, os, sys
         from ferrolock import FileLock
-        from peers import in_child, is_free
+        from peer_program import in_child
+        from peers import is_free
 
         path = sys.argv[1]
         lock = FileLock(path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ferrolock import FileLock, Timeout
+from peers import held_by_a_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,22 +64,9 @@ def said(lock: FileLock, *messages: str) -> list[Record]:
 @contextmanager
 def held_by_a_silent_thread(path: str, log: Log) -> Iterator[None]:
     """Hold the path in another thread, and leave nothing of that in the log."""
-    ready, let_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with FileLock(path):
-            ready.set()
-            let_go.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
-        assert ready.wait(10)
+    with held_by_a_thread(FileLock(path)):
         log.take()
         yield
-    finally:
-        let_go.set()
-        thread.join(10)
 
 
 def test_an_acquisition_and_its_release_are_told(lock: FileLock, log: Log) -> None:

@@ -6,12 +6,12 @@ Each test is a program of its own, so that a deadlock is an end with a traceback
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
+
+from peers import run_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PRELUDE = """
 import contextlib, faulthandler, gc, logging, os, signal, sys, threading, weakref
 from ferrolock import FileLock, Timeout
+from peers import held_by_a_thread
 
 faulthandler.dump_traceback_later(15, exit=True)  # its watchdog needs no GIL, so it also ends a hang that keeps it
 path, thread_local = sys.argv[1], sys.argv[2] == "own"
@@ -26,22 +27,6 @@ lock = FileLock(path, thread_local=thread_local)
 main = threading.main_thread()
 let_go = threading.Event()
 outcomes = []
-
-@contextlib.contextmanager
-def held_by_a_thread():
-    ready = threading.Event()
-    def hold():
-        with FileLock(path):
-            ready.set()
-            let_go.wait(30)
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield
-    finally:
-        let_go.set()
-        thread.join(10)
 
 def look():
     lock.timeout = lock.timeout
@@ -127,10 +112,7 @@ UNIX = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals c
 def run(tmp_path: Path, scope: str, use: str, program: str) -> list[str]:
     """Run the program to its end; return what the uses of the lock in the middle came to."""
     source = PRELUDE + textwrap.dedent(program) + "\nfinish()\n"
-    command = [sys.executable, "-W", "error", "-c", source, str(tmp_path / "x.lock"), scope, use]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout.split()
+    return run_program(source, tmp_path / "x.lock", scope, use, options=("-W", "error")).split()
 
 
 @OWN_AND_SHARED
@@ -187,7 +169,7 @@ def test_a_logging_handler_may_use_the_lock_that_is_waited_for(tmp_path: Path, s
             use()
 
         Handler.react = staticmethod(react)
-        with held_by_a_thread():
+        with held_by_a_thread(FileLock(path), let_go):
             listen()
             lock.acquire(poll_interval=0.01)
             inside = True
@@ -213,7 +195,7 @@ def test_a_cancel_check_may_use_the_lock_that_is_waited_for(tmp_path: Path, scop
             checks.append(check)
         for cancel_check in checks:
             let_go.clear()
-            with held_by_a_thread():
+            with held_by_a_thread(FileLock(path), let_go):
                 lock.acquire(poll_interval=0.01, cancel_check=cancel_check)
                 assert lock.lock_counter == 1
                 lock.release()
@@ -233,7 +215,7 @@ def test_a_finalizer_may_use_the_lock_that_is_waited_for(tmp_path: Path, scope: 
             {garbage}()
             gc.collect()
 
-        with held_by_a_thread():
+        with held_by_a_thread(FileLock(path), let_go):
             lock.acquire(poll_interval=0.01, cancel_check=collect)
             assert lock.lock_counter == 1
             lock.release()
@@ -299,7 +281,7 @@ SIGNAL_DURING_A_WAIT = """
     signal.signal(signal.SIGUSR1, handler)
     sender = threading.Thread(target=interrupt)
     sender.start()
-    with held_by_a_thread():
+    with held_by_a_thread(FileLock(path), let_go):
         lock.acquire(poll_interval=0.01, cancel_check=waiting.set)
         assert handled.is_set()
         assert lock.lock_counter == 1

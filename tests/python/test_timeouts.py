@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ferrolock import FileLock, Timeout
-from peers import run_program
+from peers import held_by_a_thread, run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,26 +42,6 @@ def held(path: Path) -> Iterator[FileLock]:
     """The path's lock, held by this thread through an object that the test does not wait with."""
     with FileLock(path) as lock:
         yield lock
-
-
-@contextmanager
-def held_by_a_thread(path: Path) -> Iterator[threading.Event]:
-    """Hold the path in another thread until the event is set."""
-    ready, let_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with FileLock(path):
-            ready.set()
-            let_go.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield let_go
-    finally:
-        let_go.set()
-        thread.join(10)
 
 
 @contextmanager
@@ -211,7 +191,7 @@ def test_a_wait_without_limit_lasts_until_the_lock_is_free(path: Path, timeout: 
 
     thread = threading.Thread(target=wait)
     try:
-        with held_by_a_thread(path):
+        with held_by_a_thread(FileLock(path)):
             thread.start()
             assert waiting.wait(10)
             assert not acquired.wait(0.05)
@@ -246,7 +226,7 @@ def test_a_cancel_check_is_asked_once_for_each_failed_poll_of_a_wait(
     path: Path, limit: dict[str, Any], asked: int
 ) -> None:
     check = Canceller()
-    with held_by_a_thread(path), pytest.raises(Timeout):
+    with held_by_a_thread(FileLock(path)), pytest.raises(Timeout):
         FileLock(path).acquire(**limit, cancel_check=check)
     assert check.asked == asked
 
@@ -255,7 +235,7 @@ def test_a_cancel_check_is_asked_once_for_each_failed_poll_of_a_wait(
 def test_a_true_cancel_check_ends_the_wait(path: Path, answer: Any) -> None:
     answers = iter([False, 0, None, "", answer])
     lock = FileLock(path, poll_interval=0.01)
-    with held_by_a_thread(path):
+    with held_by_a_thread(FileLock(path)):
         assert seconds_until_timeout(lambda: lock.acquire(cancel_check=lambda: next(answers))) < 10
         assert list(answers) == []
         assert (lock.lock_counter, lock.is_locked) == (0, False)
@@ -269,7 +249,7 @@ def test_what_a_cancel_check_raises_comes_out_and_leaves_nothing(path: Path, err
         raise error("mine")
 
     lock = FileLock(path, poll_interval=0.01)
-    with held_by_a_thread(path):
+    with held_by_a_thread(FileLock(path)):
         with pytest.raises(error, match="mine"):
             lock.acquire(cancel_check=fail)
         assert (lock.lock_counter, lock.is_locked) == (0, False)
@@ -399,7 +379,7 @@ def test_a_timeout_keeps_its_notes_when_copied() -> None:
 
 @pytest.mark.parametrize("clone", CLONERS)
 def test_a_caught_timeout_is_copied_with_its_message(path: Path, clone: Callable[[Any], Any]) -> None:
-    with held_by_a_thread(path):
+    with held_by_a_thread(FileLock(path)):
         error = caught_timeout(path)
         message = str(error)
     twin = clone(error)
