@@ -7,6 +7,7 @@ import pytest
 import soft_peers
 import test_api
 import test_paths
+import test_permissions
 import test_reentrancy
 import test_singleton
 
@@ -28,5 +29,5 @@ KERNEL_LOCKS_ONLY = {
 }
 
 globals().update(
-    soft_peers.laws(test_api, test_paths, test_reentrancy, test_singleton, without=KERNEL_LOCKS_ONLY),
+    soft_peers.laws(test_api, test_paths, test_permissions, test_reentrancy, test_singleton, without=KERNEL_LOCKS_ONLY),
 )
