@@ -3,7 +3,7 @@
 //! Looking them up later would not do: the lock around a first look-up is copied by a fork of another thread at
 //! that moment, and the child would wait for it for ever. What is needed rarely goes without.
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -38,11 +38,21 @@ pub(crate) struct Names {
 static KNOWN: PyOnceLock<Known> = PyOnceLock::new();
 
 /// Looks everything up, once and for all.
+///
+/// # Errors
+/// `ImportError` in a second interpreter. What is looked up is one interpreter's, and a wait asks its questions in the
+/// interpreter in which its thread began.
 pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
     let name = |text| PyString::intern(py, text).unbind();
     let lock = py.get_type::<NativeLock>();
+    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+    if KNOWN.get(py).is_some_and(|known| !known.modules.bind(py).is(&modules)) {
+        return Err(PyImportError::new_err(
+            "ferrolock works in one interpreter of a process, and another one has it",
+        ));
+    }
     let known = Known {
-        modules: py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind(),
+        modules: modules.unbind(),
         // What `threading.local` is before it is patched; `threading` itself takes long to import.
         thread_tokens: py.import("_thread")?.call_method0("_local")?.unbind(),
         strerror: py.import("os")?.getattr("strerror")?.unbind(),
@@ -58,7 +68,7 @@ pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
             settings: name("settings"),
         },
     };
-    // A second import, in a subinterpreter say, finds the same.
+    // A second import finds the same.
     let _first_stays = KNOWN.set(py, known);
     Ok(())
 }
