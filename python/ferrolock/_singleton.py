@@ -16,19 +16,39 @@ if TYPE_CHECKING:
 
     from ._api import BaseFileLock, FileLockMeta
 
-_caches: WeakKeyDictionary[FileLockMeta, WeakValueDictionary[str, BaseFileLock]] = WeakKeyDictionary()
-_construction = threading.RLock()
-"""Two threads that construct the same singleton get one object. Reentrant: a constructor may be interrupted
-by a finalizer or a signal handler that constructs another."""
+
+class _Cache:
+    """The living singletons of one class."""
+
+    def __init__(self) -> None:
+        self.locks: WeakValueDictionary[str, BaseFileLock] = WeakValueDictionary()
+        self.construction = threading.RLock()
+        """Two threads that construct the same singleton get one object. Reentrant: a constructor may be interrupted
+        by a finalizer or a signal handler that constructs another. One for each class: a constructor may take long,
+        and wait for those of other classes."""
 
 
-def _fresh_construction_lock() -> None:
-    global _construction  # noqa: PLW0603 - the point of it
-    _construction = threading.RLock()
+_caches: WeakKeyDictionary[FileLockMeta, _Cache] = WeakKeyDictionary()
+_listing = threading.RLock()
+
+
+def _cache_of(cls: FileLockMeta) -> _Cache:
+    with _listing:
+        cache = _caches.get(cls)
+        if cache is None:
+            cache = _caches[cls] = _Cache()
+        return cache
+
+
+def _fresh_construction_locks() -> None:
+    global _listing  # noqa: PLW0603 - the point of it
+    _listing = threading.RLock()
+    for cache in list(_caches.values()):
+        cache.construction = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_fresh_construction_lock)
+    os.register_at_fork(after_in_child=_fresh_construction_locks)
 
 
 def get_or_construct(
@@ -41,17 +61,15 @@ def get_or_construct(
     :raises ValueError: if it was made with other options
     """
     key = _native.canonical_path(lock_file)
-    with _construction:
-        cache = _caches.get(cls)
-        if cache is None:
-            cache = _caches[cls] = WeakValueDictionary()
-        lock = cache.get(key)
+    cache = _cache_of(cls)
+    with cache.construction:
+        lock = cache.locks.get(key)
         if lock is not None and _still_leads_to(key, lock):
             _refuse_other_options(lock._singleton_options, options)
             return lock
         lock = construct()
         lock._singleton_options = options
-        cache[key] = lock
+        cache.locks[key] = lock
         return lock
 
 

@@ -6,6 +6,7 @@ import gc
 import math
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -224,6 +225,24 @@ def test_the_initialiser_runs_once_for_an_object(path: Path) -> None:
     other = Counted(str(path))
     assert other is not lock
     assert Counted.calls == 2
+
+
+def test_a_slow_initialiser_of_another_class_holds_nobody_up(path: Path) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow(FileLock):
+        def __init__(self, lock_file: str, *, is_singleton: bool) -> None:
+            super().__init__(lock_file, is_singleton=is_singleton)
+            begun.set()
+            assert may_end.wait(10), "it was waited for"
+
+    construct: Any = Slow
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(construct, path, is_singleton=True)
+        assert begun.wait(10)
+        with FileLock(path, is_singleton=True) as lock:
+            may_end.set()
+        assert slow.result(10) is not lock
 
 
 def test_a_failed_initialiser_leaves_nothing_in_the_cache(path: Path) -> None:
