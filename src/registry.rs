@@ -113,6 +113,11 @@ impl Tracked {
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref().filter(|_| self.generation == fork::generation())
     }
+
+    /// As [`Tracked::file`], where an ancestor's file is an error.
+    pub(crate) fn own_file(&self) -> io::Result<&File> {
+        self.file().ok_or_else(|| io::Error::other("inherited by a forked process"))
+    }
 }
 
 impl Drop for Tracked {
@@ -212,8 +217,8 @@ pub fn watch_forks() {
     });
 }
 
-/// Sees to it that no fork goes by unnoticed for longer than to the next system call on a lock: children made
-/// without the handlers (a bare `clone` or `_Fork`) have no mark.
+/// Notices that this process was forked without the handlers (by a bare `clone` or `_Fork`): it has no mark. Asked as
+/// an acquisition begins and as a release does.
 pub(crate) fn notice_fork() {
     watch_forks();
     if !sys::is_process_marked() && sys::mark_process() {

@@ -19,7 +19,7 @@ class UnixFileLock(BaseFileLock):
     The file is created if need be, its content is never touched, and it stays when the lock is released.
     """
 
-    _mechanism = "flock"
+    _mechanism = "flock"  # what the native half makes where nothing else is asked for
 
     if not TYPE_CHECKING and not has_fcntl:
 

@@ -16,7 +16,7 @@ class WindowsFileLock(BaseFileLock):
     if need be, its content is never touched, and it stays when the lock is released.
     """
 
-    _mechanism = "LockFileEx"
+    _mechanism = "LockFileEx"  # what the native half makes where nothing else is asked for
 
     if not TYPE_CHECKING and _native.MECHANISM != "LockFileEx":
 

@@ -44,7 +44,7 @@ pub struct KernelLock {
     falls_back: bool,
     /// The file at the path was a regular one when it was last locked: it need not be looked at before it is
     /// opened again.
-    is_known: AtomicBool,
+    was_regular: AtomicBool,
 }
 
 impl KernelLock {
@@ -52,7 +52,7 @@ impl KernelLock {
     /// them to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        Self { mode, falls_back: true, is_known: AtomicBool::new(false) }
+        Self { mode, falls_back: true, was_regular: AtomicBool::new(false) }
     }
 
     /// On a file system where the lock does nothing, fail instead of going by a marker at the path with `.soft` after
@@ -89,7 +89,7 @@ impl Mechanism for KernelLock {
             match self.lock_whatever_is_there(path, terms.manners)? {
                 Locked::Yes(guard) => {
                     if sys::is_at(path, guard.id).map_err(|error| failed("stat", path, error))? {
-                        self.is_known.store(true, Ordering::Relaxed);
+                        self.was_regular.store(true, Ordering::Relaxed);
                         match guard.is_honest(path).map_err(|error| failed("lock", path, error))? {
                             Some(true) => return Ok(Attempt::Acquired(Box::new(guard))),
                             Some(false) => {
@@ -172,7 +172,7 @@ impl KernelLock {
 
     /// Opens the file that is at the path, if it is fit to be locked.
     fn open(&self, path: &Path) -> Result<Opened, Error> {
-        if !self.is_known.load(Ordering::Relaxed) {
+        if !self.was_regular.load(Ordering::Relaxed) {
             sys::check_kind(path).map_err(|error| no_lock_file(path, error))?;
         }
         let opened = match Tracked::open(|| sys::open_lock_file(path, self.mode)) {

@@ -1,6 +1,5 @@
 //! A place in the kernel's queue: the description on which a process waits.
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,40 +18,33 @@ pub(super) struct KernelPlace {
     pub(super) path: PathBuf,
 }
 
-impl KernelPlace {
-    /// A forked child has no place: its parent's description is closed there.
-    fn open_file(&self) -> io::Result<&File> {
-        self.file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))
-    }
-}
-
 impl Place for KernelPlace {
     fn file(&self) -> Option<FileId> {
         Some(self.file.facts().id)
     }
 
     fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
-        sys::wait_for_head_of_line(self.open_file()?, limit)
+        sys::wait_for_head_of_line(self.file.own_file()?, limit)
     }
 
     fn leave_line(&self) {
-        if let Ok(file) = self.open_file() {
+        if let Ok(file) = self.file.own_file() {
             sys::leave_line(file);
         }
     }
 
     fn is_line_reported_stuck(&self) -> bool {
-        self.open_file().is_ok_and(sys::is_line_reported_stuck)
+        self.file.own_file().is_ok_and(sys::is_line_reported_stuck)
     }
 
     fn report_stuck_line(&self) {
-        if let Ok(file) = self.open_file() {
+        if let Ok(file) = self.file.own_file() {
             sys::report_stuck_line(file);
         }
     }
 
     fn wait_for_lock(&self, limit: Duration) -> io::Result<bool> {
-        sys::wait_for_lock(self.open_file()?, Some(limit))
+        sys::wait_for_lock(self.file.own_file()?, Some(limit))
     }
 
     fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {
@@ -60,7 +52,7 @@ impl Place for KernelPlace {
             Ok(place) => place,
             Err(place) => {
                 // Who else has it may stand in a line that does not move, and would keep the lock meanwhile.
-                let unlocked = place.open_file().and_then(sys::unlock);
+                let unlocked = place.file.own_file().and_then(sys::unlock);
                 return unlocked.map(|()| None).map_err(|error| failed("unlock", &place.path, error));
             }
         };

@@ -66,7 +66,7 @@ fn create_unnamed(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Dr
     let draft = Draft { file: Tracked::open(|| names::create_unnamed(at.folder, bits(mode)))? };
     draft.fill(mode)?;
     draft.freshen(begin)?;
-    names::name_unnamed(draft.open_file()?, at)?;
+    names::name_unnamed(draft.file.own_file()?, at)?;
     Ok(draft)
 }
 
@@ -117,13 +117,9 @@ fn create_plain(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Draf
 }
 
 impl Draft {
-    pub(super) fn open_file(&self) -> io::Result<&std::fs::File> {
-        self.file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))
-    }
-
     /// Writes the record, and takes the lock by which waiters of this machine are woken.
     fn fill(&self, mode: Option<u32>) -> io::Result<()> {
-        let mut file = self.open_file()?;
+        let mut file = self.file.own_file()?;
         if mode.is_some() {
             names::set_mode(file, bits(mode))?;
         }
@@ -137,7 +133,7 @@ impl Draft {
 
     /// Stamps anew what was begun at `begin`, if that is a while ago.
     pub(super) fn freshen(&self, begin: Instant) -> io::Result<()> {
-        if begin.elapsed() < STILL_FRESH { Ok(()) } else { names::touch(self.open_file()?) }
+        if begin.elapsed() < STILL_FRESH { Ok(()) } else { names::touch(self.file.own_file()?) }
     }
 }
 

@@ -114,8 +114,9 @@ impl MarkerLock {
                 Found::Unreadable(file) => return Ok(Err(Contention::By(file))),
                 Found::Marker(occupant) => occupant,
             };
-            let is_aged = occupant.is_aged(terms.lifetime);
-            let may_reclaim = is_aged || (occupant.is_stale() && occupant.lock(locked));
+            // A lifetime is a request to take the marker of whoever has it, also of one who is stopped as he reclaims.
+            let may_reclaim = (occupant.is_stale() && occupant.keep_others_away(locked))
+                || occupant.is_aged(terms.lifetime);
             if !may_reclaim {
                 return Ok(Err(Contention::By(occupant.stamp.id)));
             }

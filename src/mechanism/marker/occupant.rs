@@ -55,7 +55,7 @@ pub(super) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &Stamp) -> Result
         Err(error) => return Err(site.failed("open", error)),
     };
     let read = || -> io::Result<_> {
-        let file = file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))?;
+        let file = file.own_file()?;
         // Looked at first: what is written after that makes another stamp.
         let stamp = names::stamp_of(file)?;
         if stamp.kind != Kind::Regular {
@@ -95,12 +95,13 @@ impl Occupant {
         self.content != Content::Strict && lifetime.is_some_and(|lifetime| age(&self.stamp) >= lifetime)
     }
 
-    /// Keeps other contenders of ours from reclaiming the marker as long as this is kept; `false`: one does just now.
+    /// Keeps other contenders of ours from reclaiming the marker, by a lock on its file, for as long as this is kept
+    /// open; `false`: one does just now.
     ///
     /// Two that exchange at once can lose a third one's marker, if a releaser comes in between: the model has the
     /// interleaving. `locked` is a marker whose file the caller has locked already. Where there are no such locks,
     /// nobody is kept away.
-    pub(super) fn lock(&self, locked: Option<FileId>) -> bool {
+    pub(super) fn keep_others_away(&self, locked: Option<FileId>) -> bool {
         if locked == Some(self.stamp.id) {
             return true;
         }

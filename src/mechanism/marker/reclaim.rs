@@ -32,7 +32,7 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
         return Ok(None);
     }
     if let Some(dead_pid) = judged.content.pid() {
-        if recover(site, judged, dead_pid)? == Recovery::Blocked {
+        if recover(site, judged, dead_pid)? == Recovery::NotToBeHad {
             return Ok(None);
         }
     }
@@ -163,7 +163,7 @@ impl Aside<'_> {
         let aside = self.site.named(self.name)?;
         match names::look(self.site.at()?)? {
             Some(stamp) if stamp.id == self.own => self.exchange()?,
-            Some(_) if names::stamp_of(self.own_file.open_file()?)?.links == 0 => {
+            Some(_) if names::stamp_of(self.own_file.file.own_file()?)?.links == 0 => {
                 // Somebody has removed ours, and somebody else has taken the lock since: there is nothing to undo.
                 self.discard();
                 return Ok(true);

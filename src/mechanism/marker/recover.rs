@@ -14,15 +14,15 @@ use crate::sys::{names, process};
 pub(super) enum Recovery {
     /// Nothing that anybody could still hold.
     Clear,
-    /// A live owner's marker was put back, or somebody else is about to: the lock is not to be had.
-    Blocked,
+    /// A live owner's marker: it was put back, or somebody else is about to.
+    NotToBeHad,
 }
 
 /// Looks for live markers that the dead owner of `judged` took by mistake and did not come to put back.
 pub(super) fn recover(site: &Site, judged: &Occupant, breaker: u32) -> Result<Recovery, Error> {
     for name in stranded(site, breaker)? {
-        if recover_one(site, judged, breaker, &name)? == Recovery::Blocked {
-            return Ok(Recovery::Blocked);
+        if recover_one(site, judged, breaker, &name)? == Recovery::NotToBeHad {
+            return Ok(Recovery::NotToBeHad);
         }
     }
     Ok(Recovery::Clear)
@@ -45,14 +45,14 @@ fn stranded(site: &Site, breaker: u32) -> Result<Vec<OsString>, Error> {
 fn recover_one(site: &Site, judged: &Occupant, breaker: u32, name: &OsStr) -> Result<Recovery, Error> {
     let failed = |error| site.failed("recover", error);
     match Name::parse(site, name) {
-        Some(Name::Restore(pid)) if is_being_restored(pid, name) => return Ok(Recovery::Blocked),
+        Some(Name::Restore(pid)) if is_being_restored(pid, name) => return Ok(Recovery::NotToBeHad),
         Some(_) => {}
         None => return Ok(Recovery::Clear),
     }
     let claimed = OwnAside::to_restore(site);
     // Whoever renames it has it; the others find nothing.
     match names::rename(site.named(name).map_err(failed)?, &claimed.name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Recovery::Blocked),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Recovery::NotToBeHad),
         renamed => renamed.map_err(failed)?,
     }
     let settled = settle(site, judged, breaker, &claimed.name);
@@ -62,7 +62,7 @@ fn recover_one(site: &Site, judged: &Occupant, breaker: u32, name: &OsStr) -> Re
     // For the next one to claim. Under this process's name it would be in everybody's way as long as this one lives.
     let give_back = || names::rename(site.named(&claimed.name)?, &aside_of(site, breaker));
     let given_back = give_back().or_else(|_| give_back()).map_err(failed);
-    settled.and(given_back).map(|()| Recovery::Blocked)
+    settled.and(given_back).map(|()| Recovery::NotToBeHad)
 }
 
 /// Whether the process that names itself in `name` lives, and is about to put it back.
@@ -74,24 +74,24 @@ fn is_being_restored(pid: u32, name: &OsStr) -> bool {
 fn settle(site: &Site, judged: &Occupant, breaker: u32, claimed: &OsStr) -> Result<Option<Recovery>, Error> {
     let failed = |error| site.failed("recover", error);
     let at = site.named(claimed).map_err(failed)?;
-    let Some(stamp) = names::look(at).map_err(failed)? else { return Ok(Some(Recovery::Blocked)) };
+    let Some(stamp) = names::look(at).map_err(failed)? else { return Ok(Some(Recovery::NotToBeHad)) };
     match occupant::read(site, claimed, &stamp) {
         Ok(Found::Marker(stray)) if stray.is_worthless(breaker) => {
             names::remove(at).map_err(failed)?;
             return Ok(Some(Recovery::Clear));
         }
-        Ok(Found::Nothing) => return Ok(Some(Recovery::Blocked)),
+        Ok(Found::Nothing) => return Ok(Some(Recovery::NotToBeHad)),
         Ok(Found::Marker(_) | Found::Unreadable(_)) | Err(_) => {}
     }
     if site.is_still(&judged.stamp)? && names::exchange(at, &site.name).is_ok() {
         match names::look(at).map_err(failed)? {
             Some(out) if out.is_same_content(&judged.stamp) => {
                 names::remove(at).map_err(failed)?;
-                return Ok(Some(Recovery::Blocked));
+                return Ok(Some(Recovery::NotToBeHad));
             }
             // Somebody else was faster, and has the lock.
             Some(_) => names::exchange(at, &site.name).map_err(failed)?,
-            None => return Ok(Some(Recovery::Blocked)),
+            None => return Ok(Some(Recovery::NotToBeHad)),
         }
     }
     Ok(None)

@@ -47,9 +47,7 @@ impl Site {
 
     /// Another name in the folder. A forked child has no part in what its parent opened.
     pub(super) fn named<'a>(&'a self, name: &'a OsStr) -> io::Result<At<'a>> {
-        let inherited = || io::Error::other("inherited by a forked process");
-        let folder = self.folder.file().ok_or_else(inherited)?;
-        Ok(At { folder, folder_path: &self.folder_path, name })
+        Ok(At { folder: self.folder.own_file()?, folder_path: &self.folder_path, name })
     }
 
     /// What stands at the marker's name.
