@@ -231,6 +231,8 @@ def crowd(peers: list[Peer], path: Path, seconds: float, share_of_deaths: float)
     folder = path.parent / "crowd"
     folder.mkdir()
     (folder / "counter").touch()
+    for peer in peers:
+        peer.run("pass")  # by then it has been started
     begin = time.monotonic() + 0.05
     values = {"path": path, "folder": folder, "begin": begin, "end": begin + seconds}
     runs: list[Future[Any]] = [peer.begin_run(CROWD, share_of_deaths=share_of_deaths, **values) for peer in peers]
