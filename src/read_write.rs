@@ -177,7 +177,9 @@ impl ReadWrite {
     pub fn close(&self) -> Result<(), Error> {
         self.is_closed.store(true, Ordering::SeqCst);
         queue::nudge(self.id);
-        self.release_all()
+        let released = self.release_all();
+        self.mechanism.retire();
+        released
     }
 
     /// Releases the holds of all owners, for a lock object that nobody can reach any more.

@@ -3,6 +3,7 @@
 //! A mechanism makes single attempts and waits for nobody; waiting is [`crate::wait`]'s, counting the business of
 //! [`crate::Lock`].
 
+mod byte_range;
 mod kernel;
 mod marker;
 
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use byte_range::ByteRangeLock;
 pub use kernel::KernelLock;
 pub use marker::{MarkerLock, remove_markers_at_exit};
 
@@ -58,6 +60,9 @@ pub trait Mechanism: Debug + Send + Sync {
     fn wakes_waiters(&self, _path: &Path) -> bool {
         false
     }
+
+    /// Gives up what is kept for later acquisitions: there will be none.
+    fn retire(&self) {}
 
     /// Who holds the lock on `path`, where the lock itself says so.
     fn holder(&self, _path: &Path) -> Option<Holder> {

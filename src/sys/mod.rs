@@ -9,7 +9,7 @@
 //! | `ERRORS_ARE_WIN32` | what the numbers of errors are |
 //! | `open_lock_file` | opens a lock file without following a link at its end |
 //! | `facts` | identity and kind of an open file |
-//! | `is_at` | whether a path still leads to a file |
+//! | `is_at`, `id_at` | whether a path still leads to a file; which one it leads to |
 //! | `check_names` | refuses a name that no file can have |
 //! | `check_kind` | refuses what is no regular file before it is opened |
 //! | `is_trusted`, `distrust_error` | a stranger's file in a folder that anybody may write to |
@@ -20,6 +20,7 @@
 //! | `mark_process`, `is_process_marked` | whether this is still the same process, in a file of its own |
 //! | `possible_holder` | which process may hold a file |
 //! | [`names`] | creating, linking, exchanging and removing the names in a folder, in a file of its own |
+//! | [`ranges`] | the bytes that SQLite locks, in a file of its own |
 //! | [`process`] | this machine's name, and whether a process runs, in a file of its own |
 //! | `locks_of_this_host_only` | whether a mount keeps locks from other hosts, in a file of its own |
 //! | `announce_waiter`, `has_waiters` | a waiter who stands in no line |
@@ -52,6 +53,20 @@ pub(crate) mod names;
 #[cfg(any(force_unsupported, not(any(unix, windows))))]
 #[path = "names_unsupported.rs"]
 pub(crate) mod names;
+
+#[cfg(all(any(target_os = "linux", target_os = "macos"), not(force_unsupported)))]
+#[path = "ranges_ofd.rs"]
+pub(crate) mod ranges;
+
+#[cfg(all(windows, not(force_unsupported)))]
+#[path = "ranges_windows.rs"]
+pub(crate) mod ranges;
+
+#[cfg(any(force_unsupported, not(any(target_os = "linux", target_os = "macos", windows))))]
+pub(crate) use ranges_unsupported as ranges;
+
+#[cfg(any(force_unsupported, not(target_os = "linux")))]
+pub(crate) mod ranges_unsupported;
 
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
 #[path = "process_linux.rs"]
@@ -110,7 +125,7 @@ pub(crate) use line::{interrupt, spawn};
 pub(crate) use mark::{is_process_marked, mark_process};
 
 pub(crate) use platform::{
-    Descriptor, check_kind, check_names, classify, close_inherited, descriptor, distrust_error, facts,
+    Descriptor, check_kind, check_names, classify, close_inherited, descriptor, distrust_error, facts, id_at,
     install_fork_handlers, is_at, is_trusted, open_lock_file, special_file_error, try_lock, unlock,
 };
 pub use platform::{ERRORS_ARE_WIN32, MECHANISM};

@@ -118,13 +118,18 @@ pub(crate) fn facts(file: &File) -> io::Result<Facts> {
     })
 }
 
-/// Whether `path` still leads to the file `id`.
-pub(crate) fn is_at(path: &Path, id: FileId) -> io::Result<bool> {
+/// The file that `path` leads to; `None` where there is none.
+pub(crate) fn id_at(path: &Path) -> io::Result<Option<FileId>> {
     match rustix::fs::stat(path) {
-        Ok(stat) => Ok(identity(&stat) == id),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE) => Ok(false),
+        Ok(stat) => Ok(Some(identity(&stat))),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Whether `path` still leads to the file `id`.
+pub(crate) fn is_at(path: &Path, id: FileId) -> io::Result<bool> {
+    Ok(id_at(path)? == Some(id))
 }
 
 /// Whether the file may be locked by this user: not another user's in a sticky folder that is not that

@@ -26,6 +26,10 @@ pub(crate) fn facts(_file: &File) -> io::Result<Facts> {
     Err(unsupported())
 }
 
+pub(crate) fn id_at(_path: &Path) -> io::Result<Option<FileId>> {
+    Err(unsupported())
+}
+
 pub(crate) fn is_at(_path: &Path, _id: FileId) -> io::Result<bool> {
     Err(unsupported())
 }

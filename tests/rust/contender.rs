@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
-use ferrolock::{Lock, Scope};
+use ferrolock::mechanism::{ByteRangeLock, KernelLock, MarkerLock, Mechanism, Mode};
+use ferrolock::{Error, ErrorKind, Lock, OwnerId, Patience, ReadWrite, Released, Scope, Watch};
 
 use crate::mechanisms::NoLock;
 use crate::support::{Checked, LONG, Place, SHORT};
@@ -100,18 +101,63 @@ pub(crate) enum Kind {
 pub(crate) enum How {
     Kernel,
     Marker,
+    /// A lock of readers and writers.
+    ByteRange,
     /// Not at all.
     NoLock,
+    /// Not at all, neither readers nor writers.
+    NoReadWrite,
+}
+
+/// A lock object of either kind.
+pub(crate) enum Subject {
+    Lock(Lock),
+    ReadWrite(ReadWrite),
+}
+
+impl Subject {
+    pub(crate) fn acquire(
+        &self,
+        owner: OwnerId,
+        mode: Mode,
+        path: &Path,
+        patience: Patience,
+        watch: &mut dyn Watch,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Lock(lock) => lock.acquire(owner, path, patience, watch),
+            Self::ReadWrite(lock) => lock.acquire(owner, mode, path, patience, watch),
+        }
+    }
+
+    pub(crate) fn release(&self, owner: OwnerId, force: bool, path: &Path) -> Result<Released, Error> {
+        match self {
+            Self::Lock(lock) => lock.release(owner, force),
+            Self::ReadWrite(lock) => match lock.release(owner, force, path) {
+                Err(error) if error.kind() == ErrorKind::NotHeld => Ok(Released::NotHeld),
+                released => released,
+            },
+        }
+    }
+
+    pub(crate) fn depth(&self, owner: OwnerId) -> u32 {
+        match self {
+            Self::Lock(lock) => lock.depth(owner),
+            Self::ReadWrite(lock) => lock.held_by(owner).map_or(0, |(_, depth)| depth),
+        }
+    }
 }
 
 impl How {
-    pub(crate) fn lock(self) -> Lock {
-        let mechanism: Box<dyn Mechanism> = match self {
-            Self::Kernel => Box::new(KernelLock::default()),
-            Self::Marker => Box::new(MarkerLock::default()),
-            Self::NoLock => Box::new(NoLock),
-        };
-        Lock::new(mechanism, Scope::PerOwner)
+    pub(crate) fn subject(self) -> Subject {
+        let alone = |mechanism: Box<dyn Mechanism>| Subject::Lock(Lock::new(mechanism, Scope::PerOwner));
+        match self {
+            Self::Kernel => alone(Box::<KernelLock>::default()),
+            Self::Marker => alone(Box::<MarkerLock>::default()),
+            Self::ByteRange => Subject::ReadWrite(ReadWrite::new(Box::<ByteRangeLock>::default())),
+            Self::NoLock => alone(Box::new(NoLock)),
+            Self::NoReadWrite => Subject::ReadWrite(ReadWrite::new(Box::new(NoLock))),
+        }
     }
 }
 
@@ -120,17 +166,17 @@ pub(crate) struct Cast {
     kind: Kind,
     how: How,
     pub(crate) place: Place,
-    shared: Arc<Lock>,
+    shared: Arc<Subject>,
 }
 
 impl Cast {
     pub(crate) fn new(kind: Kind, how: How) -> Checked<Self> {
-        Ok(Self { kind, how, place: Place::new()?, shared: Arc::new(how.lock()) })
+        Ok(Self { kind, how, place: Place::new()?, shared: Arc::new(how.subject()) })
     }
 
     pub(crate) fn contender(&self) -> Checked<Box<dyn Contender>> {
         Ok(match self.kind {
-            Kind::Objects => Box::new(InThread::start(Arc::new(self.how.lock()), &self.place)?),
+            Kind::Objects => Box::new(InThread::start(Arc::new(self.how.subject()), &self.place)?),
             Kind::OneObject => Box::new(InThread::start(Arc::clone(&self.shared), &self.place)?),
             Kind::Processes => Box::new(InProcess::start(self.how, &self.place)?),
         })
@@ -158,7 +204,7 @@ struct InThread {
 }
 
 impl InThread {
-    fn start(lock: Arc<Lock>, place: &Place) -> Checked<Self> {
+    fn start(lock: Arc<Subject>, place: &Place) -> Checked<Self> {
         let (commands, to_do) = mpsc::channel();
         let (say, lines) = mpsc::channel();
         let abandoned = Arc::new(AtomicBool::new(false));

@@ -6,7 +6,7 @@ use crate::contender::{Cast, How, Kind, Overlap};
 use crate::support::{Checked, POLL};
 use crate::worker::counted;
 
-fn exclusive_excludes_exclusive(cast: &Cast) -> Checked {
+pub(crate) fn exclusive_excludes_exclusive(cast: &Cast) -> Checked {
     let (mut holder, mut other) = (cast.contender()?, cast.contender()?);
     holder.must("acquire once", "acquired")?;
     other.must("acquire once", "timed out")?;
@@ -18,7 +18,7 @@ fn exclusive_excludes_exclusive(cast: &Cast) -> Checked {
     holder.must("acquire once", "acquired")
 }
 
-fn a_nested_hold_excludes_until_its_last_release(cast: &Cast) -> Checked {
+pub(crate) fn a_nested_hold_excludes_until_its_last_release(cast: &Cast) -> Checked {
     let (mut holder, mut other) = (cast.contender()?, cast.contender()?);
     holder.must("acquire once", "acquired")?;
     holder.must("acquire never", "acquired")?;
@@ -29,7 +29,7 @@ fn a_nested_hold_excludes_until_its_last_release(cast: &Cast) -> Checked {
     other.must_answer("acquired")
 }
 
-fn one_release_lets_one_waiter_in(cast: &Cast) -> Checked {
+pub(crate) fn one_release_lets_one_waiter_in(cast: &Cast) -> Checked {
     let mut holder = cast.contender()?;
     holder.must("acquire once", "acquired")?;
     let mut waiters = cast.contenders(3)?;
@@ -61,7 +61,7 @@ fn one_release_lets_one_waiter_in(cast: &Cast) -> Checked {
     Ok(())
 }
 
-fn a_waiter_that_gave_up_holds_nothing(cast: &Cast) -> Checked {
+pub(crate) fn a_waiter_that_gave_up_holds_nothing(cast: &Cast) -> Checked {
     let (mut holder, mut waiter, mut other) = (cast.contender()?, cast.contender()?, cast.contender()?);
     holder.must("acquire once", "acquired")?;
     let begin = Instant::now();
@@ -92,7 +92,7 @@ fn work(cast: &Cast) -> Checked<(usize, usize)> {
     Ok((marks, counted(&cast.place.path)?.abs_diff(ROUNDS * contenders.len())))
 }
 
-fn work_inside_never_overlaps(cast: &Cast) -> Checked {
+pub(crate) fn work_inside_never_overlaps(cast: &Cast) -> Checked {
     match work(cast)? {
         (0, 0) => Ok(()),
         (marks, wrong) => Err(Overlap(format!("{marks} marks found, {wrong} counts wrong")).into()),
@@ -100,7 +100,7 @@ fn work_inside_never_overlaps(cast: &Cast) -> Checked {
 }
 
 /// The hold goes with the process, and that of a thread with its lock object.
-fn a_holder_that_dies_gives_the_lock_back(cast: &Cast) -> Checked {
+pub(crate) fn a_holder_that_dies_gives_the_lock_back(cast: &Cast) -> Checked {
     let (mut holder, mut other) = (cast.contender()?, cast.contender()?);
     holder.must("acquire once", "acquired")?;
     holder.must("acquire once", "acquired")?;

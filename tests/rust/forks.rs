@@ -5,13 +5,14 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use ferrolock::{Error, ErrorKind, Lock, Released, Scope, Stop, Timeout};
+use ferrolock::mechanism::Mode;
+use ferrolock::{Error, ErrorKind, Lock, Released, Scope, Stop, Timeout, Unwatched};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::alone::alone;
-use crate::contender::{How, Overlap};
+use crate::contender::{How, Overlap, Subject};
 use crate::forking::{Line, fork};
 use crate::support::{
     Asking, Checked, Place, SHORT, acquire, greenlet, guard_on, is_free, kernel_lock, me, patience,
@@ -303,25 +304,29 @@ fn a_child_made_past_the_fork_handlers_is_noticed_when_it_acquires_or_releases()
     })
 }
 
+fn take(lock: &Subject, path: &Path, timeout: Timeout) -> Result<(), ferrolock::Error> {
+    lock.acquire(me(), Mode::Exclusive, path, patience(timeout), &mut Unwatched)
+}
+
 /// A pool of workers that use the lock object of the module they were forked from.
 fn pool(how: How) -> Checked {
     const ROUNDS: usize = 15;
     let place = Place::new()?;
-    let lock = how.lock();
-    acquire(&lock, me(), &place.path, Timeout::Once)?;
+    let lock = how.subject();
+    take(&lock, &place.path, Timeout::Once)?;
     let mut children = Vec::new();
     for _ in 0..3 {
         children.push(fork(|line| {
             let mut overlaps = 0;
             for _ in 0..ROUNDS {
-                acquire(&lock, me(), &place.path, Timeout::Never)?;
+                take(&lock, &place.path, Timeout::Never)?;
                 overlaps += usize::from(!work_alone(&place.path)?);
-                lock.release(me(), false)?;
+                lock.release(me(), false, &place.path)?;
             }
             line.say(&overlaps.to_string())
         })?);
     }
-    lock.release(me(), false)?;
+    lock.release(me(), false, &place.path)?;
     let mut marks = 0;
     for mut child in children {
         marks += child.line.hear()?.parse::<usize>()?;
@@ -337,6 +342,7 @@ fn pool(how: How) -> Checked {
 fn children_exclude_each_other_through_the_object_they_inherited() -> Checked {
     alone(|| {
         pool(How::Kernel)?;
+        pool(How::ByteRange)?;
         match pool(How::NoLock) {
             Err(error) if error.is::<Overlap>() => Ok(()),
             other => Err(format!("with a lock that does not lock: {other:?}").into()),

@@ -12,6 +12,8 @@ mod holds;
 mod markers;
 mod mechanisms;
 mod models;
+mod read_write;
+mod readers;
 mod record_laws;
 mod records;
 mod support;

@@ -3,24 +3,27 @@
 //! | command | answer |
 //! |---|---|
 //! | `acquire once`, `acquire never`, `acquire MS` | `waiting` if it has to, then `acquired` or `timed out` |
+//! | `read once`, `read never`, `read MS` | the same as a reader |
 //! | `release`, `force` | `not held`, `still held` or `unlocked` |
 //! | `depth` | how often it holds the lock |
 //! | `work N` | acquires, works and releases N times; how often somebody else was inside |
+//! | `watch N` | reads, looks whether anybody changes anything, and releases N times; how often somebody did |
 //! | `descriptors` | how many descriptors of the process lead to the lock file (Linux) |
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use ferrolock::mechanism::Mode;
 use ferrolock::wait::sleep;
-use ferrolock::{ErrorKind, Lock, OwnerId, Released, Stop, Timeout};
+use ferrolock::{ErrorKind, OwnerId, Released, Stop, Timeout};
 
-use crate::contender::How;
+use crate::contender::{How, Subject};
 use crate::support::{Asking, Checked, patience};
 
 pub(crate) const VARIABLE: &str = "FERROLOCK_TEST_WORKER";
@@ -33,7 +36,9 @@ pub(crate) fn instruction(how: How) -> &'static str {
     match how {
         How::Kernel => "kernel",
         How::Marker => "marker",
+        How::ByteRange => "byte range",
         How::NoLock => "no lock",
+        How::NoReadWrite => "no readers and writers",
     }
 }
 
@@ -44,7 +49,9 @@ fn a_process_that_contends() -> Checked {
     let how = match std::env::var(VARIABLE).as_deref() {
         Ok("kernel") => How::Kernel,
         Ok("marker") => How::Marker,
+        Ok("byte range") => How::ByteRange,
         Ok("no lock") => How::NoLock,
+        Ok("no readers and writers") => How::NoReadWrite,
         _ => return Ok(()),
     };
     let path = std::env::var_os(PATH_VARIABLE).ok_or("which path?")?;
@@ -60,13 +67,13 @@ fn a_process_that_contends() -> Checked {
     });
     let say = |line: String| Ok(writeln!(io::stdout(), "{SAYS}{line}")?);
     say("ready".into())?;
-    serve(&how.lock(), Path::new(&path), &commands, &AtomicBool::new(false), &say);
+    serve(&how.subject(), Path::new(&path), &commands, &AtomicBool::new(false), &say);
     Ok(())
 }
 
 /// Does as it is told until nobody tells it anything more, or `abandoned` in a wait.
 pub(crate) fn serve(
-    lock: &Lock,
+    lock: &Subject,
     path: &Path,
     commands: &Receiver<String>,
     abandoned: &AtomicBool,
@@ -82,7 +89,7 @@ pub(crate) fn serve(
 }
 
 struct Worker<'a> {
-    lock: &'a Lock,
+    lock: &'a Subject,
     path: &'a Path,
     abandoned: &'a AtomicBool,
     say: &'a dyn Fn(String) -> Checked,
@@ -92,46 +99,72 @@ impl Worker<'_> {
     fn obey(&self, command: &str) -> Checked<String> {
         let me = OwnerId::current_thread();
         match command.split_once(' ').unwrap_or((command, "")) {
-            ("acquire", "once") => self.acquire(Timeout::Once),
-            ("acquire", "never") => self.acquire(Timeout::Never),
-            ("acquire", limit) => self.acquire(Timeout::After(Duration::from_millis(limit.parse()?))),
-            ("release", _) => Ok(answer(self.lock.release(me, false)?)),
-            ("force", _) => Ok(answer(self.lock.release(me, true)?)),
+            ("acquire", limit) => self.acquire(Mode::Exclusive, timeout(limit)?),
+            ("read", limit) => self.acquire(Mode::Shared, timeout(limit)?),
+            ("release", _) => Ok(answer(self.lock.release(me, false, self.path)?)),
+            ("force", _) => Ok(answer(self.lock.release(me, true, self.path)?)),
             ("depth", _) => Ok(self.lock.depth(me).to_string()),
             ("work", rounds) => self.work(rounds.parse()?),
+            ("watch", rounds) => self.watch(rounds.parse()?),
             #[cfg(target_os = "linux")]
             ("descriptors", _) => Ok(crate::support::descriptors_on(self.path)?.to_string()),
             _ => Err(format!("what is {command:?}?").into()),
         }
     }
 
-    fn acquire(&self, timeout: Timeout) -> Checked<String> {
-        match self.try_to_acquire(timeout, || (self.say)("waiting".into())) {
+    fn acquire(&self, mode: Mode, timeout: Timeout) -> Checked<String> {
+        match self.try_to_acquire(mode, timeout, || (self.say)("waiting".into())) {
             Ok(()) => Ok("acquired".into()),
             Err(error) if matches!(error.kind(), ErrorKind::TimedOut(_)) => Ok("timed out".into()),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn try_to_acquire(&self, timeout: Timeout, waits: impl Fn() -> Checked) -> Result<(), ferrolock::Error> {
+    fn try_to_acquire(
+        &self,
+        mode: Mode,
+        timeout: Timeout,
+        waits: impl Fn() -> Checked,
+    ) -> Result<(), ferrolock::Error> {
         let mut watch = Asking::new(|question| {
             if question == 1 && waits().is_err() || self.abandoned.load(Ordering::SeqCst) {
                 return ControlFlow::Break(Stop::Cancelled);
             }
             ControlFlow::Continue(())
         });
-        self.lock.acquire(OwnerId::current_thread(), self.path, patience(timeout), &mut watch)
+        self.lock.acquire(OwnerId::current_thread(), mode, self.path, patience(timeout), &mut watch)
     }
 
     fn work(&self, rounds: usize) -> Checked<String> {
         let mut overlaps = 0_usize;
         for _ in 0..rounds {
-            self.try_to_acquire(Timeout::Never, || Ok(()))?;
+            self.try_to_acquire(Mode::Exclusive, Timeout::Never, || Ok(()))?;
             overlaps += usize::from(!work_alone(self.path)?);
-            self.lock.release(OwnerId::current_thread(), false)?;
+            self.lock.release(OwnerId::current_thread(), false, self.path)?;
         }
         Ok(overlaps.to_string())
     }
+
+    fn watch(&self, rounds: usize) -> Checked<String> {
+        let mut changes = 0_usize;
+        for _ in 0..rounds {
+            self.try_to_acquire(Mode::Shared, Timeout::Never, || Ok(()))?;
+            let before = (counted(self.path)?, mark(self.path).exists());
+            sleep(Duration::from_millis(1));
+            let after = (counted(self.path)?, mark(self.path).exists());
+            changes += usize::from(before != after || after.1);
+            self.lock.release(OwnerId::current_thread(), false, self.path)?;
+        }
+        Ok(changes.to_string())
+    }
+}
+
+fn timeout(limit: &str) -> Checked<Timeout> {
+    Ok(match limit {
+        "once" => Timeout::Once,
+        "never" => Timeout::Never,
+        milliseconds => Timeout::After(Duration::from_millis(milliseconds.parse()?)),
+    })
 }
 
 fn answer(released: Released) -> String {
@@ -143,10 +176,14 @@ fn answer(released: Released) -> String {
     .into()
 }
 
+fn mark(path: &Path) -> PathBuf {
+    path.with_extension("inside")
+}
+
 /// Adds one to a count in a file, in a way that loses some if another does the same at the same time, and
 /// says whether nobody else's mark was there.
 pub(crate) fn work_alone(path: &Path) -> Checked<bool> {
-    let mark = path.with_extension("inside");
+    let mark = mark(path);
     let alone = match File::create_new(&mark) {
         Ok(_) => true,
         // "Permission denied": Windows, while another's mark is on its way out.

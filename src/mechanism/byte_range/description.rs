@@ -1,0 +1,206 @@
+//! An open file description for the locks of one hold, one place or one attempt; and where it goes after.
+//!
+//! POSIX: closing *any* descriptor of a file gives up all record locks that the process has on that file, and SQLite's
+//! are such. So a description is closed only when nobody has a lock on the file any more; otherwise it is *parked*, for
+//! the next one in this process who needs one for this file, and closed with a later one that finds the file free.
+//! And because somebody may come between the look and the close, a lock object does not close at each release, but
+//! *keeps* its description for its next hold.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use crate::fork::ForkMutex;
+use crate::registry::Tracked;
+use crate::sys::{self, FileId, ranges};
+
+/// The most descriptions that lock objects keep while they hold nothing: a process has no more than 1024 descriptors by
+/// default.
+const MOST_KEPT: usize = 64;
+
+static KEPT: LazyLock<ForkMutex<usize>> = LazyLock::new(ForkMutex::new);
+
+static PARKED: LazyLock<ForkMutex<HashMap<FileId, Vec<Tracked>>>> = LazyLock::new(ForkMutex::new);
+/// How many files have parked descriptions, for those who would look in vain. A child starts with its parent's number,
+/// and corrects it at the first look.
+static FILES_PARKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Where a lock object keeps the description of its last hold.
+#[derive(Debug)]
+pub(super) struct Home {
+    kept: ForkMutex<Option<Tracked>>,
+}
+
+impl Home {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { kept: ForkMutex::new() })
+    }
+
+    fn take(&self) -> Option<Tracked> {
+        let taken = self.kept.lock().take();
+        if taken.is_some() {
+            *KEPT.lock() -= 1;
+        }
+        taken
+    }
+
+    /// Keeps it, or gives it back: there is one already, or there are too many.
+    fn keep(&self, tracked: Tracked) -> Option<Tracked> {
+        // On other file systems nobody knows what keeping a file open means to others.
+        if !tracked.file().is_some_and(|file| sys::is_known_local(file, tracked.facts().id)) {
+            return Some(tracked);
+        }
+        {
+            let mut kept = KEPT.lock();
+            if *kept >= MOST_KEPT {
+                return Some(tracked);
+            }
+            *kept += 1;
+        }
+        let before = self.kept.lock().replace(tracked);
+        if before.is_some() {
+            *KEPT.lock() -= 1;
+        }
+        before
+    }
+
+    /// Keeps nothing any more.
+    pub(super) fn give_up(&self) {
+        if let Some(tracked) = self.take() {
+            put_away(tracked);
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// An open file description. Dropping it gives back what it has locked, and puts it away.
+#[derive(Debug)]
+pub(super) struct Description {
+    /// Taken only by `drop`.
+    tracked: Option<Tracked>,
+    id: FileId,
+    /// `None`: no lock object is to keep it.
+    home: Option<Arc<Home>>,
+    /// It was opened earlier, when the path may have led elsewhere.
+    is_reused: bool,
+    /// Nothing is locked.
+    is_clean: bool,
+}
+
+impl Description {
+    fn new(tracked: Tracked, home: &Arc<Home>, is_reused: bool) -> Self {
+        let id = tracked.facts().id;
+        Self { tracked: Some(tracked), id, home: Some(Arc::clone(home)), is_reused, is_clean: false }
+    }
+
+    /// One of the file at `path` that was opened before, if there is any; it may be of the file that was there then.
+    pub(super) fn reuse(home: &Arc<Home>, path: &Path) -> io::Result<Option<Self>> {
+        if let Some(tracked) = home.take() {
+            return Ok(Some(Self::new(tracked, home, true)));
+        }
+        if FILES_PARKED.load(Ordering::Relaxed) == 0 {
+            return Ok(None);
+        }
+        let Some(id) = sys::id_at(path)? else { return Ok(None) };
+        let parked = take_parked(id, Vec::pop);
+        Ok(parked.map(|tracked| Self::new(tracked, home, true)))
+    }
+
+    pub(super) fn open(home: &Arc<Home>, path: &Path) -> io::Result<Self> {
+        let tracked = Tracked::open(|| sys::open_lock_file(path, Some(0o600)))?;
+        Ok(Self::new(tracked, home, false))
+    }
+
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// The file; an error in a forked child, whose parent's it is.
+    pub(super) fn file(&self) -> io::Result<&File> {
+        let file = self.tracked.as_ref().and_then(Tracked::file);
+        file.ok_or_else(|| io::Error::other("inherited by a forked process"))
+    }
+
+    pub(super) fn is_inherited(&self) -> bool {
+        self.file().is_err()
+    }
+
+    pub(super) fn is_regular(&self) -> bool {
+        self.tracked.as_ref().is_some_and(|tracked| tracked.facts().is_regular)
+    }
+
+    /// Whether `path` leads to this file, for a description that was not opened at the path just now.
+    pub(super) fn is_outdated(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.is_reused && !sys::is_at(path, self.id)?)
+    }
+
+    pub(super) fn unlock(&mut self) -> io::Result<()> {
+        ranges::unlock(self.file()?)?;
+        self.is_clean = true;
+        Ok(())
+    }
+
+    /// Puts it away, but not where the same lock object would find it again: it is of no use at its path.
+    pub(super) fn discard(mut self) {
+        self.home = None;
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        if !self.is_clean && self.unlock().is_err() {
+            // A forked child's copy is closed already. Otherwise closing is what is left to give the lock back.
+            return;
+        }
+        let Some(tracked) = self.tracked.take() else { return };
+        let left = match &self.home {
+            Some(home) => home.keep(tracked),
+            None => Some(tracked),
+        };
+        if let Some(tracked) = left {
+            put_away(tracked);
+        }
+    }
+}
+
+/// Runs `take` on what is parked for the file `id`.
+fn take_parked<R: Default>(id: FileId, take: impl FnOnce(&mut Vec<Tracked>) -> R) -> R {
+    let mut table = PARKED.lock();
+    let Some(parked) = table.get_mut(&id) else {
+        FILES_PARKED.store(table.len(), Ordering::Relaxed);
+        return R::default();
+    };
+    let taken = take(parked);
+    if parked.is_empty() {
+        table.remove(&id);
+    }
+    FILES_PARKED.store(table.len(), Ordering::Relaxed);
+    taken
+}
+
+/// Closes a description that has nothing locked, and all that are parked for its file, or parks it too.
+fn put_away(tracked: Tracked) {
+    let id = tracked.facts().id;
+    let Some(file) = tracked.file() else { return };
+    if ranges::is_safe_to_close(file) {
+        let parked = if FILES_PARKED.load(Ordering::Relaxed) == 0 {
+            Vec::new()
+        } else {
+            take_parked(id, std::mem::take)
+        };
+        drop(tracked);
+        drop(parked);
+        return;
+    }
+    let mut table = PARKED.lock();
+    table.entry(id).or_default().push(tracked);
+    FILES_PARKED.store(table.len(), Ordering::Relaxed);
+}
