@@ -12,6 +12,7 @@ from . import _native
 from ._api import AcquireReturnProxy, BaseFileLock
 from ._error import Timeout
 from ._native import __version__
+from ._read_write import ReadWriteLock
 from ._soft import SoftFileLock, SoftFileLockLifetimeWarning
 from ._unix import UnixFileLock, has_fcntl
 from ._windows import WindowsFileLock
@@ -43,6 +44,7 @@ __all__ = [
     "AcquireReturnProxy",
     "BaseFileLock",
     "FileLock",
+    "ReadWriteLock",
     "SoftFileLock",
     "SoftFileLockLifetimeWarning",
     "Timeout",

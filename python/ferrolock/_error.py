@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from . import _native
 
@@ -79,4 +80,32 @@ def _command(pid: int) -> str:
         return ""
 
 
-__all__ = ["Timeout"]
+class LockClosedError(RuntimeError):
+    """The lock object was closed."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As an error of this class: the one that is also sqlite3's is made where it is raised."""
+        return LockClosedError, self.args
+
+
+_closed_class: type[LockClosedError] | None = None
+
+
+def closed(lock_file: str) -> LockClosedError:
+    """
+    Make the error of an acquisition through a closed lock object.
+
+    filelock's is `sqlite3.ProgrammingError`. Who expects that has imported sqlite3, and then this one is that too.
+    """
+    global _closed_class  # noqa: PLW0603 - made once, when it is first needed
+    message = f"The lock on '{lock_file}' has been closed."
+    sqlite3 = sys.modules.get("sqlite3")
+    if sqlite3 is None:
+        return LockClosedError(message)
+    if _closed_class is None:
+        bases = (LockClosedError, sqlite3.ProgrammingError)
+        _closed_class = type("LockClosedError", bases, {"__module__": __name__, "__doc__": LockClosedError.__doc__})
+    return _closed_class(message)
+
+
+__all__ = ["LockClosedError", "Timeout"]

@@ -3,16 +3,20 @@
 import os
 from collections.abc import Callable
 from types import GenericAlias, TracebackType
-from typing import Any, Final, Generic, Literal, TypeVar, final
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _L_co = TypeVar("_L_co", covariant=True, default=Any)
 
 __all__ = [
     "MECHANISM",
     "AcquireReturnProxy",
+    "ModeContext",
     "NativeLock",
+    "NativeReadWriteLock",
     "__version__",
     "canonical_path",
     "check_lifetime",
@@ -174,6 +178,90 @@ class NativeLock:
 
     @poll_interval.setter
     def poll_interval(self, value: float) -> None: ...
+
+@disjoint_base
+class NativeReadWriteLock:
+    """The half of ``ReadWriteLock`` that touches the core."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    @staticmethod
+    def _check(timeout: float, blocking: bool) -> None: ...
+    def _configure(
+        self, lock_file: str | os.PathLike[str], timeout: float, blocking: bool, *, mechanism: str
+    ) -> None: ...
+    def acquire_read(
+        self, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> AcquireReturnProxy[Self]:
+        """
+        Come in as a reader, or count one level more if this thread is one.
+
+        :param timeout: seconds to wait; 0 makes one attempt, -1 waits without limit, and None takes the lock's own
+        :param blocking: False makes one attempt, whatever the timeout; None takes the lock's own
+        :return: an object that releases the lock at the end of a ``with``
+        :raises Timeout: if a writer was inside or waited until the timeout was over
+        :raises RuntimeError: if this thread is the writer, or another thread is through this lock object; if the lock
+            was closed; if the wait would never end
+        :raises ValueError: for a timeout that is negative and not -1, or nan; for a database in WAL mode
+        :raises OSError: if there can be no lock file at the path, with errno and filename
+        """
+
+    def acquire_write(
+        self, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> AcquireReturnProxy[Self]:
+        """
+        Come in as the writer, or count one level more if this thread is it.
+
+        :param timeout: as for :meth:`acquire_read`
+        :param blocking: as for :meth:`acquire_read`
+        :return: an object that releases the lock at the end of a ``with``
+        :raises Timeout: if others were inside until the timeout was over
+        :raises RuntimeError: if this thread is a reader, or another thread holds this lock object; otherwise as for
+            :meth:`acquire_read`, as the rest
+        """
+
+    def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> ModeContext:
+        """Be a reader inside a ``with``, or while a decorated function runs; arguments as for :meth:`acquire_read`."""
+
+    def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> ModeContext:
+        """Be the writer inside a ``with``, or while a decorated function runs; arguments as for :meth:`acquire_write`."""
+
+    def release(self, *, force: bool = False) -> None:
+        """
+        Release one level of this thread's; the last one of all threads gives the lock back.
+
+        :param force: release all levels of all threads; unheld, do nothing
+        :raises RuntimeError: if this thread holds nothing
+        :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
+        """
+
+    def close(self) -> None:
+        """Release all levels of all threads, and refuse all acquisitions from now on. Closing again does nothing."""
+
+    @property
+    def lock_file(self) -> str:
+        """The path of the lock file, as it was given."""
+
+    timeout: float
+    blocking: bool
+    def _finalize(self) -> None: ...
+    def _is_finalizing(self) -> bool: ...
+    def _is_held_by_anyone(self) -> bool: ...
+    def _is_held_at(self, path: str | os.PathLike[str]) -> bool: ...
+
+@final
+class ModeContext:
+    """What ``read_lock()`` and ``write_lock()`` give: each ``with`` acquires and releases. Also a decorator."""
+
+    def __enter__(self) -> None:
+        """Acquire."""
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """Release one level; an exception of the body goes on."""
+
+    def __call__(self, function: Callable[_P, _R], /) -> Callable[_P, _R]:
+        """Decorate a function: each call runs with the lock held in this mode."""
 
 def canonical_path(path: str | os.PathLike[str]) -> str:
     """The path with the links of its folder followed, but not one at its end."""

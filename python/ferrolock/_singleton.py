@@ -12,27 +12,30 @@ from . import _native
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
-    from ._api import BaseFileLock, FileLockMeta
+    from ._api import BaseFileLock
+    from ._read_write import ReadWriteLock
+
+    AnyLock = TypeVar("AnyLock", BaseFileLock, ReadWriteLock)
 
 
 class _Cache:
     """The living singletons of one class."""
 
     def __init__(self) -> None:
-        self.locks: WeakValueDictionary[str, BaseFileLock] = WeakValueDictionary()
+        self.locks: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self.construction = threading.RLock()
         """Two threads that construct the same singleton get one object. Reentrant: a constructor may be interrupted
         by a finalizer or a signal handler that constructs another. One for each class: a constructor may take long,
         and wait for those of other classes."""
 
 
-_caches: WeakKeyDictionary[FileLockMeta, _Cache] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[type, _Cache] = WeakKeyDictionary()
 _listing = threading.RLock()
 
 
-def _cache_of(cls: FileLockMeta) -> _Cache:
+def _cache_of(cls: type) -> _Cache:
     with _listing:
         cache = _caches.get(cls)
         if cache is None:
@@ -52,20 +55,25 @@ if hasattr(os, "register_at_fork"):
 
 
 def get_or_construct(
-    cls: FileLockMeta, lock_file: str | os.PathLike[str], options: dict[str, Any], construct: Callable[[], BaseFileLock]
-) -> BaseFileLock:
+    cls: type,
+    lock_file: str | os.PathLike[str],
+    options: dict[str, Any],
+    construct: Callable[[], AnyLock],
+    describe: Callable[[list[str], dict[str, Any], dict[str, Any]], str] | None = None,
+) -> AnyLock:
     """
     Give the living lock of this class on the same path, or construct one.
 
     :param options: what the caller asked for; a living lock must have been made with the same
+    :param describe: words the refusal, from the names that differ and the options that were and are given
     :raises ValueError: if it was made with other options
     """
     key = _native.canonical_path(lock_file)
     cache = _cache_of(cls)
     with cache.construction:
-        lock = cache.locks.get(key)
+        lock: AnyLock | None = cache.locks.get(key)
         if lock is not None and _still_leads_to(key, lock):
-            _refuse_other_options(lock._singleton_options, options)
+            _refuse_other_options(lock._singleton_options, options, describe or _list_differences)
             return lock
         lock = construct()
         lock._singleton_options = options
@@ -73,7 +81,7 @@ def get_or_construct(
         return lock
 
 
-def _still_leads_to(key: str, lock: BaseFileLock) -> bool:
+def _still_leads_to(key: str, lock: BaseFileLock | ReadWriteLock) -> bool:
     """A relative path leads elsewhere after a ``chdir``; but a hold stays where it was taken."""
     if lock._is_finalizing():
         return False
@@ -82,16 +90,23 @@ def _still_leads_to(key: str, lock: BaseFileLock) -> bool:
     return _native.canonical_path(lock.lock_file) == key
 
 
-def _refuse_other_options(existing: dict[str, Any], passed: dict[str, Any]) -> None:
+def _refuse_other_options(
+    existing: dict[str, Any],
+    passed: dict[str, Any],
+    describe: Callable[[list[str], dict[str, Any], dict[str, Any]], str],
+) -> None:
     names = [name for name in existing if name in passed]  # what a lock was unpickled with are the usual ones only
     different = [name for name in names if _behaviour(name, existing[name]) != _behaviour(name, passed[name])]
-    if not different:
-        return
+    if different:
+        raise ValueError(describe(different, existing, passed))
+
+
+def _list_differences(different: list[str], existing: dict[str, Any], passed: dict[str, Any]) -> str:
     lines = "".join(
         f"\n\t{name} (existing lock has {existing[name]} but {passed[name]} was passed)" for name in different
     )
     message = "Singleton lock instances cannot be initialized with differing arguments\nNon-matching arguments: "
-    raise ValueError(message + lines)
+    return message + lines
 
 
 def _behaviour(name: str, value: Any) -> Any:

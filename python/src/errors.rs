@@ -5,7 +5,7 @@ use std::io;
 
 use ferrolock::mechanism::Holder;
 use ferrolock::{Error, ErrorKind, FileId};
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -72,10 +72,30 @@ pub(crate) fn from_core_as(
             "lock '{lock_file}' was asked for by a signal handler or callback that runs while this thread waits \
              for the same lock"
         )),
+        ErrorKind::Unfit => PyValueError::new_err(format!(
+            "{lock_file}: {}",
+            error.explanation().unwrap_or("the file cannot be locked in this way")
+        )),
+        // What a lock object of readers and writers refuses is worded where it is raised.
+        ErrorKind::Upgrade
+        | ErrorKind::Downgrade
+        | ErrorKind::HeldByAnother(_)
+        | ErrorKind::NotHeld
+        | ErrorKind::NotTheHolder(_)
+        | ErrorKind::Closed => PyRuntimeError::new_err(error.to_string()),
         ErrorKind::Interrupted | ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io | _ => {
             os_error(py, error)
         }
     }
+}
+
+/// The error of an acquisition through a lock object that was closed.
+pub(crate) fn closed(py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
+    let build = || {
+        let closed = py.import("ferrolock._error")?.call_method1("closed", (lock_file,))?;
+        Ok(PyErr::from_value(closed))
+    };
+    build().unwrap_or_else(|error: PyErr| error)
 }
 
 fn os_error(py: Python<'_>, error: &Error) -> PyErr {

@@ -15,6 +15,7 @@ mod logging;
 mod once;
 mod options;
 mod proxy;
+mod read_write;
 mod settings;
 mod watch;
 
@@ -55,6 +56,8 @@ mod _native {
     #[pymodule_export]
     use super::proxy::AcquireReturnProxy;
     #[pymodule_export]
+    use super::read_write::{ModeContext, NativeReadWriteLock};
+    #[pymodule_export]
     use super::{canonical_path, possible_holder, remove_markers_at_exit};
 
     /// The lock call of this platform: `"flock"`, `"LockFileEx"` or `"none"`.
@@ -73,6 +76,7 @@ mod _native {
         let py = module.py();
         ferrolock::watch_forks();
         let _types = (py.get_type::<ThreadToken>(), py.get_type::<GreenletName>(), py.get_type::<Settings>());
+        let _more = (py.get_type::<ModeContext>(), py.get_type::<NativeReadWriteLock>());
         crate::known::look_up(py)
     }
 }

@@ -1,0 +1,409 @@
+//! The native base class of the locks of readers and writers.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ferrolock::mechanism::{ByteRangeLock, Mode};
+use ferrolock::{Error, ErrorKind, Patience, ReadWrite, Timeout};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use crate::caller::caller;
+use crate::configured::Failure;
+use crate::errors;
+use crate::given::{UnusablePath, fspath, usable_path};
+use crate::options;
+use crate::proxy::AcquireReturnProxy;
+use crate::watch::{Needs, PythonWatch};
+
+/// A lock object of the core, and what Python wants to know of it.
+struct Configured {
+    lock: ReadWrite,
+    lock_file: Py<PyAny>,
+    /// Where `lock_file` led to when the lock object was made.
+    path: PathBuf,
+    timeout_seconds: AtomicU64,
+    is_blocking: AtomicBool,
+    poll_interval: Duration,
+}
+
+/// The half of `ReadWriteLock` that touches the core.
+///
+/// It is constructed empty and filled by `_configure`, which `__init__` calls.
+#[pyclass(subclass, frozen, module = "ferrolock._native")]
+pub(crate) struct NativeReadWriteLock {
+    configured: OnceLock<Configured>,
+    /// The finalizer runs. Somebody may still get hold of the object then, through a weak reference; what he acquired
+    /// would be released under him.
+    is_finalizing: AtomicBool,
+}
+
+fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Shared => "read",
+        Mode::Exclusive => "write",
+    }
+}
+
+/// The patience of one acquisition. There is one number for "no limit", and infinity.
+fn patience(timeout_seconds: f64, is_blocking: bool) -> PyResult<Timeout> {
+    #[expect(clippy::float_cmp, reason = "this very number")]
+    let is_wrong = is_blocking && timeout_seconds < 0.0 && timeout_seconds != -1.0;
+    if is_wrong {
+        return Err(PyValueError::new_err(format!(
+            "timeout must be a non-negative number or -1, not {timeout_seconds:?}"
+        )));
+    }
+    options::patience(timeout_seconds, is_blocking)
+}
+
+impl NativeReadWriteLock {
+    fn configured(&self) -> PyResult<&Configured> {
+        self.configured.get().ok_or_else(|| {
+            PyRuntimeError::new_err("the lock is not initialized: __init__ of its base class was not called")
+        })
+    }
+
+    fn acquire(
+        slf: &Bound<'_, Self>,
+        mode: Mode,
+        timeout: Option<&Bound<'_, PyAny>>,
+        blocking: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<AcquireReturnProxy> {
+        let py = slf.py();
+        let this = slf.get().configured()?;
+        if slf.get().is_finalizing.load(Ordering::SeqCst) {
+            return Err(PyRuntimeError::new_err("the lock object is being finalized"));
+        }
+        let timeout_seconds = match timeout {
+            Some(value) => options::timeout(value)?,
+            None => this.timeout_seconds(),
+        };
+        let is_blocking =
+            blocking.map_or_else(|| Ok(this.is_blocking.load(Ordering::Relaxed)), options::blocking)?;
+        let patience = Patience {
+            timeout: patience(timeout_seconds, is_blocking)?,
+            poll_interval: this.poll_interval,
+            lifetime: None,
+        };
+        let caller = caller(py)?;
+        let mut watch = PythonWatch {
+            caller: &caller,
+            lock: slf.as_any().as_unbound(),
+            lock_file: &this.lock_file,
+            cancel_check: None,
+            needs: Needs::default(),
+            waits_by: None,
+            error: None,
+        };
+        let mut acquire = || {
+            let acquired = this.lock.acquire(caller.owner, mode, &this.path, patience, &mut watch);
+            acquired.map_err(|error| {
+                let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
+                let holder = if is_late { this.lock.holder(error.path()) } else { None };
+                Failure::Core(Box::new(error), holder)
+            })
+        };
+        let acquired = match caller.hub_sleep {
+            // While this greenlet sleeps, others run on this very stack of attachments.
+            Some(_) => acquire(),
+            None => py.detach(acquire),
+        };
+        match (acquired, watch.error) {
+            (Ok(()), _) => Ok(AcquireReturnProxy::new(slf.clone().into_any().unbind())),
+            (Err(Failure::Core(error, holder)), None) => Err(refusal(slf, this, mode, &error)
+                .unwrap_or_else(|| errors::from_core(py, this.lock_file.bind(py), &error, holder))),
+            (Err(Failure::Python(error)), None) | (Err(_), Some(error)) => Err(error),
+        }
+    }
+
+    fn context(
+        slf: &Bound<'_, Self>,
+        mode: Mode,
+        timeout: Option<Py<PyAny>>,
+        blocking: Option<Py<PyAny>>,
+    ) -> ModeContext {
+        ModeContext { lock: slf.clone().into_any().unbind(), mode, timeout, blocking }
+    }
+}
+
+impl Configured {
+    fn timeout_seconds(&self) -> f64 {
+        f64::from_bits(self.timeout_seconds.load(Ordering::Relaxed))
+    }
+}
+
+/// What filelock says of what a lock object refuses.
+fn refusal(
+    slf: &Bound<'_, NativeReadWriteLock>,
+    this: &Configured,
+    mode: Mode,
+    error: &Error,
+) -> Option<PyErr> {
+    let (lock_file, id) = (this.lock_file.bind(slf.py()), slf.as_ptr() as usize);
+    let cannot = |why: String| {
+        PyRuntimeError::new_err(format!(
+            "Cannot acquire {} lock on {lock_file} (lock id: {id}){why}",
+            name(mode)
+        ))
+    };
+    let cannot_release = |why: String| PyRuntimeError::new_err(format!("Cannot release {why}"));
+    Some(match error.kind() {
+        ErrorKind::Upgrade => cannot(": already holding a read lock (upgrade not allowed)".into()),
+        ErrorKind::Downgrade => cannot(": already holding a write lock (downgrade not allowed)".into()),
+        ErrorKind::HeldByAnother(held) if held == mode => {
+            cannot(" while it is held by another thread".into())
+        }
+        ErrorKind::HeldByAnother(held) => cannot(format!(
+            ": another thread holds a {} lock on this instance, which coordinates processes rather than threads; \
+             give each thread its own instance with is_singleton=False",
+            name(held)
+        )),
+        ErrorKind::NotHeld => {
+            cannot_release(format!("a lock on {lock_file} (lock id: {id}) that is not held"))
+        }
+        ErrorKind::NotTheHolder(Mode::Shared) => cannot_release(format!(
+            "read lock on {lock_file} (lock id: {id}) from a thread which does not hold it"
+        )),
+        ErrorKind::NotTheHolder(Mode::Exclusive) => cannot_release(format!(
+            "write lock on {lock_file} (lock id: {id}) from a thread which does not hold it, while it is held by \
+             another thread"
+        )),
+        ErrorKind::Closed => errors::closed(slf.py(), lock_file),
+        ErrorKind::TimedOut(_)
+        | ErrorKind::Cancelled
+        | ErrorKind::Interrupted
+        | ErrorKind::Deadlock
+        | ErrorKind::Reentered
+        | ErrorKind::Unfit
+        | ErrorKind::Unsupported
+        | ErrorKind::Refused
+        | ErrorKind::Io
+        | _ => return None,
+    })
+}
+
+#[pymethods]
+impl NativeReadWriteLock {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { configured: OnceLock::new(), is_finalizing: AtomicBool::new(false) }
+    }
+
+    /// Checks the settings of a lock.
+    #[staticmethod]
+    fn _check(timeout: &Bound<'_, PyAny>, blocking: &Bound<'_, PyAny>) -> PyResult<()> {
+        options::timeout(timeout)?;
+        options::blocking(blocking).map(drop)
+    }
+
+    /// Makes this a lock, by what `mechanism` names, and creates its file if it needs one.
+    #[pyo3(signature = (lock_file, timeout, blocking, *, mechanism))]
+    fn _configure(
+        slf: &Bound<'_, Self>,
+        lock_file: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+        blocking: &Bound<'_, PyAny>,
+        mechanism: &str,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let timeout_seconds = options::timeout(timeout)?;
+        let is_blocking = options::blocking(blocking)?;
+        let lock_file = fspath(lock_file)?;
+        let given = usable_path(&lock_file)?.map_err(UnusablePath::error)?;
+        let path = py.detach(|| ferrolock::path::canonical(&given));
+        let path = path.map_err(|error| errors::from_io(py, &error, given.as_os_str()))?;
+        let lock = match mechanism {
+            "byte_range" => {
+                let mechanism = ByteRangeLock::default();
+                let prepared = py.detach(|| mechanism.prepare(&path));
+                prepared.map_err(|error| errors::from_core(py, &lock_file, &error, None))?;
+                ReadWrite::new(Box::new(mechanism))
+            }
+            unknown => return Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),
+        };
+        let configured = Configured {
+            lock,
+            lock_file: lock_file.unbind(),
+            path,
+            timeout_seconds: AtomicU64::new(timeout_seconds.to_bits()),
+            is_blocking: AtomicBool::new(is_blocking),
+            poll_interval: Duration::from_secs_f64(options::DEFAULT_POLL_INTERVAL_SECONDS),
+        };
+        let set = slf.get().configured.set(configured);
+        set.map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
+    }
+
+    /// Comes in as a reader, or counts one level more if this thread is one.
+    #[pyo3(signature = (timeout=None, *, blocking=None))]
+    fn acquire_read(
+        slf: &Bound<'_, Self>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        blocking: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<AcquireReturnProxy> {
+        Self::acquire(slf, Mode::Shared, timeout, blocking)
+    }
+
+    /// Comes in as the writer, or counts one level more if this thread is it.
+    #[pyo3(signature = (timeout=None, *, blocking=None))]
+    fn acquire_write(
+        slf: &Bound<'_, Self>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        blocking: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<AcquireReturnProxy> {
+        Self::acquire(slf, Mode::Exclusive, timeout, blocking)
+    }
+
+    /// For a `with`: a reader inside.
+    #[pyo3(signature = (timeout=None, *, blocking=None))]
+    fn read_lock(
+        slf: &Bound<'_, Self>,
+        timeout: Option<Py<PyAny>>,
+        blocking: Option<Py<PyAny>>,
+    ) -> ModeContext {
+        Self::context(slf, Mode::Shared, timeout, blocking)
+    }
+
+    /// For a `with`: the writer inside.
+    #[pyo3(signature = (timeout=None, *, blocking=None))]
+    fn write_lock(
+        slf: &Bound<'_, Self>,
+        timeout: Option<Py<PyAny>>,
+        blocking: Option<Py<PyAny>>,
+    ) -> ModeContext {
+        Self::context(slf, Mode::Exclusive, timeout, blocking)
+    }
+
+    /// Releases one level of this thread's; with `force` all levels of all threads.
+    #[pyo3(signature = (*, force=false))]
+    fn release(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get().configured()?;
+        let owner = caller(py)?.owner;
+        let released = py.detach(|| this.lock.release(owner, force, &this.path));
+        match released {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refusal(slf, this, Mode::Exclusive, &error)
+                .unwrap_or_else(|| errors::from_core(py, this.lock_file.bind(py), &error, None))),
+        }
+    }
+
+    /// Releases all levels of all threads, and refuses all acquisitions from now on.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let this = self.configured()?;
+        let closed = py.detach(|| this.lock.close());
+        closed.map_err(|error| errors::from_core(py, this.lock_file.bind(py), &error, None))
+    }
+
+    /// The path of the lock file, as it was given.
+    #[getter]
+    fn lock_file(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self.configured()?.lock_file.clone_ref(py))
+    }
+
+    /// Seconds to wait where nothing else is said; -1 or infinity is no limit.
+    #[getter]
+    fn get_timeout(&self) -> PyResult<f64> {
+        Ok(self.configured()?.timeout_seconds())
+    }
+
+    #[setter]
+    fn set_timeout(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let timeout_seconds = options::timeout(value)?;
+        self.configured()?.timeout_seconds.store(timeout_seconds.to_bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether to wait where nothing else is said.
+    #[getter]
+    fn get_blocking(&self) -> PyResult<bool> {
+        Ok(self.configured()?.is_blocking.load(Ordering::Relaxed))
+    }
+
+    #[setter]
+    fn set_blocking(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let is_blocking = options::blocking(value)?;
+        self.configured()?.is_blocking.store(is_blocking, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The finalizer: releases what all threads hold, for nobody else can any more.
+    fn _finalize(&self, py: Python<'_>) {
+        if let Some(configured) = self.configured.get() {
+            if !configured.lock.is_held_by_anyone() {
+                return;
+            }
+            self.is_finalizing.store(true, Ordering::SeqCst);
+            let _error_has_nobody_to_go_to = py.detach(|| configured.lock.release_all());
+            self.is_finalizing.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the lock object is of no use to anybody who asks for it now.
+    fn _is_finalizing(&self) -> bool {
+        self.is_finalizing.load(Ordering::SeqCst)
+            || self.configured.get().is_some_and(|configured| configured.lock.is_closed())
+    }
+
+    /// Whether anybody, in whatever thread, holds this lock object.
+    fn _is_held_by_anyone(&self) -> bool {
+        self.configured.get().is_some_and(|configured| configured.lock.is_held_by_anyone())
+    }
+
+    /// Whether this lock object is for the file at `path`: where its path led to when it was made.
+    #[expect(clippy::needless_pass_by_value, reason = "Python's str is converted, so the path is ours")]
+    fn _is_held_at(&self, path: PathBuf) -> bool {
+        self.configured.get().is_some_and(|configured| configured.path == path)
+    }
+}
+
+/// What `read_lock()` and `write_lock()` give: each `with` acquires and releases. Also a decorator.
+#[pyclass(frozen, module = "ferrolock._native")]
+pub(crate) struct ModeContext {
+    lock: Py<PyAny>,
+    mode: Mode,
+    timeout: Option<Py<PyAny>>,
+    blocking: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl ModeContext {
+    /// Acquires; gives nothing.
+    fn __enter__(&self, py: Python<'_>) -> PyResult<()> {
+        // By name, for a subclass may have its own.
+        let method = match self.mode {
+            Mode::Shared => pyo3::intern!(py, "acquire_read"),
+            Mode::Exclusive => pyo3::intern!(py, "acquire_write"),
+        };
+        let lock = self.lock.bind(py);
+        if self.timeout.is_none() && self.blocking.is_none() {
+            return lock.call_method0(method).map(drop);
+        }
+        let blocking = PyDict::new(py);
+        blocking.set_item("blocking", &self.blocking)?;
+        lock.call_method(method, (&self.timeout,), Some(&blocking)).map(drop)
+    }
+
+    /// Releases one level; an exception of the body goes on.
+    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        exc_type: &Bound<'_, PyAny>,
+        exc_value: &Bound<'_, PyAny>,
+        traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let _ = (exc_type, exc_value, traceback);
+        let release: &Bound<'_, PyString> = pyo3::intern!(py, "release");
+        self.lock.bind(py).call_method0(release).map(drop)
+    }
+
+    /// Decorates a function: each call runs with the lock held in this mode.
+    fn __call__<'py>(slf: &Bound<'py, Self>, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("ferrolock._read_write")?.call_method1("_decorated", (slf, function))
+    }
+}
