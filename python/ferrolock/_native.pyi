@@ -189,9 +189,7 @@ class NativeReadWriteLock:
     def _configure(
         self, lock_file: str | os.PathLike[str], timeout: float, blocking: bool, *, mechanism: str
     ) -> None: ...
-    def acquire_read(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AcquireReturnProxy[Self]:
+    def acquire_read(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """
         Come in as a reader, or count one level more if this thread is one.
 
@@ -205,9 +203,7 @@ class NativeReadWriteLock:
         :raises OSError: if there can be no lock file at the path, with errno and filename
         """
 
-    def acquire_write(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AcquireReturnProxy[Self]:
+    def acquire_write(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """
         Come in as the writer, or count one level more if this thread is it.
 

@@ -88,9 +88,7 @@ class ReadWriteLock(NativeReadWriteLock, metaclass=ReadWriteLockMeta):
         self._configure(lock_file, timeout, blocking, mechanism=self._mechanism)
 
     @classmethod
-    def get_lock(
-        cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True
-    ) -> Self:
+    def get_lock(cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True) -> Self:
         """Give the one lock object of this class on the path, as calling the class does."""
         lock: Self = cls(lock_file, timeout, blocking=blocking)
         return lock
@@ -105,6 +103,10 @@ class ReadWriteLock(NativeReadWriteLock, metaclass=ReadWriteLockMeta):
         """Pickle as settings: what comes out is unheld."""
         settings = {"timeout": self.timeout, "blocking": self.blocking, "is_singleton": self._is_singleton}
         return _unpickle, (type(self), self.lock_file, settings)
+
+
+# What `inspect.signature` shows for the class.
+ReadWriteLockMeta.__call__.__wrapped__ = ReadWriteLock.__init__  # type: ignore[attr-defined]
 
 
 def _unpickle(cls: type[ReadWriteLock], lock_file: str, settings: dict[str, Any]) -> ReadWriteLock:
