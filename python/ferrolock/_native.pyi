@@ -219,7 +219,7 @@ class NativeReadWriteLock:
         """Be a reader inside a ``with``, or while a decorated function runs; arguments as for :meth:`acquire_read`."""
 
     def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> ModeContext:
-        """Be the writer inside a ``with``, or while a decorated function runs; arguments as for :meth:`acquire_write`."""
+        """Be the writer inside a ``with``, or while a decorated function runs; arguments as for `acquire_read`."""
 
     def release(self, *, force: bool = False) -> None:
         """

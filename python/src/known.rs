@@ -33,6 +33,7 @@ pub(crate) struct Names {
     pub(crate) is_enabled_for: Py<PyString>,
     pub(crate) logging: Py<PyString>,
     pub(crate) settings: Py<PyString>,
+    pub(crate) sqlite: Py<PyString>,
 }
 
 static KNOWN: PyOnceLock<Known> = PyOnceLock::new();
@@ -66,6 +67,7 @@ pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
             is_enabled_for: name("isEnabledFor"),
             logging: name("logging"),
             settings: name("settings"),
+            sqlite: name("_sqlite3"),
         },
     };
     // A second import finds the same.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ferrolock::mechanism::{ByteRangeLock, Mode};
+use ferrolock::mechanism::{ByteRangeLock, Mode, expect_record_locks};
 use ferrolock::{Error, ErrorKind, Patience, ReadWrite, Timeout};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -15,6 +15,7 @@ use crate::caller::caller;
 use crate::configured::Failure;
 use crate::errors;
 use crate::given::{UnusablePath, fspath, usable_path};
+use crate::known::known;
 use crate::options;
 use crate::proxy::AcquireReturnProxy;
 use crate::watch::{Needs, PythonWatch};
@@ -39,6 +40,16 @@ pub(crate) struct NativeReadWriteLock {
     /// The finalizer runs. Somebody may still get hold of the object then, through a weak reference; what he acquired
     /// would be released under him.
     is_finalizing: AtomicBool,
+}
+
+/// Tells the core where Python's SQLite is in the process: the locks of that one go with any close of its files.
+/// Asked at every call, for it may be imported at any time.
+fn note_record_locks(py: Python<'_>) -> PyResult<()> {
+    let known = known(py)?;
+    if known.modules.bind(py).contains(&known.names.sqlite)? {
+        expect_record_locks();
+    }
+    Ok(())
 }
 
 fn name(mode: Mode) -> &'static str {
@@ -90,6 +101,7 @@ impl NativeReadWriteLock {
             lifetime: None,
         };
         let caller = caller(py)?;
+        note_record_locks(py)?;
         let mut watch = PythonWatch {
             caller: &caller,
             lock: slf.as_any().as_unbound(),
@@ -211,6 +223,7 @@ impl NativeReadWriteLock {
         mechanism: &str,
     ) -> PyResult<()> {
         let py = slf.py();
+        note_record_locks(py)?;
         let timeout_seconds = options::timeout(timeout)?;
         let is_blocking = options::blocking(blocking)?;
         let lock_file = fspath(lock_file)?;
@@ -284,6 +297,7 @@ impl NativeReadWriteLock {
         let py = slf.py();
         let this = slf.get().configured()?;
         let owner = caller(py)?.owner;
+        note_record_locks(py)?;
         let released = py.detach(|| this.lock.release(owner, force, &this.path));
         match released {
             Ok(_) => Ok(()),
@@ -295,6 +309,7 @@ impl NativeReadWriteLock {
     /// Releases all levels of all threads, and refuses all acquisitions from now on.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let this = self.configured()?;
+        note_record_locks(py)?;
         let closed = py.detach(|| this.lock.close());
         closed.map_err(|error| errors::from_core(py, this.lock_file.bind(py), &error, None))
     }
@@ -334,6 +349,8 @@ impl NativeReadWriteLock {
     /// The finalizer: releases what all threads hold, for nobody else can any more.
     fn _finalize(&self, py: Python<'_>) {
         if let Some(configured) = self.configured.get() {
+            // The object goes after this, and what it keeps goes with it.
+            let _without_python_there_is_no_sqlite = note_record_locks(py);
             if !configured.lock.is_held_by_anyone() {
                 return;
             }

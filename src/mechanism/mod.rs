@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use byte_range::ByteRangeLock;
+pub use byte_range::{ByteRangeLock, expect_record_locks};
 pub use kernel::KernelLock;
 pub use marker::{MarkerLock, remove_markers_at_exit};
 

@@ -4,7 +4,7 @@
 //!
 //! | name | what it is |
 //! |---|---|
-//! | [`FileId`], [`Facts`], [`Stamp`], [`Kind`], [`At`], [`Mount`], [`Verdict`] | shared types, below |
+//! | [`FileId`], [`Facts`], [`Stamp`], [`Kind`], [`At`], [`Mount`], [`Others`], [`Verdict`] | shared types, below |
 //! | `MECHANISM` | which call locks a file here: `"flock"`, `"LockFileEx"` or `"none"` |
 //! | `ERRORS_ARE_WIN32` | what the numbers of errors are |
 //! | `open_lock_file` | opens a lock file without following a link at its end |
@@ -209,6 +209,19 @@ pub(crate) struct At<'a> {
     )]
     pub(crate) folder_path: &'a Path,
     pub(crate) name: &'a OsStr,
+}
+
+/// Who has a lock on a file beside an open description of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    any(force_unsupported, not(unix)),
+    allow(dead_code, reason = "not every platform gives every answer")
+)]
+pub(crate) enum Others {
+    Nobody,
+    /// This process, by a record lock: a close of any descriptor of the file gives it up.
+    ThisProcess,
+    Somebody,
 }
 
 /// What an operating system's error means to somebody who wants a lock.

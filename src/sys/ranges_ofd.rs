@@ -16,6 +16,8 @@ use libc::flock as Flock;
 #[cfg(target_os = "linux")]
 use libc::flock64 as Flock;
 
+use super::Others;
+
 #[derive(Debug, Clone, Copy)]
 struct Range {
     start: i64,
@@ -31,6 +33,9 @@ const SHARED: Range = Range { start: 0x4000_0002, length: 510 };
 /// The three of them, which lie side by side.
 const ALL: Range = Range { start: 0x4000_0000, length: 512 };
 const WHOLE_FILE: Range = Range { start: 0, length: 0 };
+
+/// Whether a close of any descriptor of a file gives up the record locks that the process has on it.
+pub(crate) const CLOSE_GIVES_UP: bool = true;
 
 /// What a writer that claims the lock step by step has so far. Locking again what is had already does nothing here.
 #[derive(Debug, Default)]
@@ -88,11 +93,11 @@ fn set(file: &File, range: Range, kind: Kind) -> io::Result<()> {
     }
 }
 
-/// Whether a lock of somebody else stands in the way of one.
-fn is_in_the_way(file: &File, range: Range, kind: Kind) -> io::Result<bool> {
+/// A lock of somebody else that stands in the way of one.
+fn in_the_way(file: &File, range: Range, kind: Kind) -> io::Result<Option<Flock>> {
     let mut lock = lock_of(range, kind);
     control(file, libc::F_OFD_GETLK, &mut lock)?;
-    Ok(lock.l_type != Kind::None.number())
+    Ok((lock.l_type != Kind::None.number()).then_some(lock))
 }
 
 /// Makes the file's description a reader, unless a writer is inside or waits for readers to end.
@@ -100,7 +105,7 @@ fn is_in_the_way(file: &File, range: Range, kind: Kind) -> io::Result<bool> {
 /// SQLite takes PENDING for a moment to find that out. Asking is enough, for SHARED decides who is inside, and keeps no
 /// writer from PENDING in that moment.
 pub(crate) fn try_read(file: &File) -> io::Result<()> {
-    if is_in_the_way(file, PENDING, Kind::Shared)? {
+    if in_the_way(file, PENDING, Kind::Shared)?.is_some() {
         return Err(io::Error::from_raw_os_error(libc::EAGAIN));
     }
     set(file, SHARED, Kind::Shared)
@@ -129,10 +134,15 @@ pub(crate) fn unlock(file: &File) -> io::Result<()> {
     set(file, WHOLE_FILE, Kind::None)
 }
 
-/// Whether nobody but the file's description has a lock on any byte. Closing *any* descriptor of a file gives up all
-/// record locks that the process has on it (POSIX), SQLite's too.
-pub(crate) fn is_safe_to_close(file: &File) -> bool {
-    is_in_the_way(file, WHOLE_FILE, Kind::Exclusive).is_ok_and(|is_locked| !is_locked)
+/// Who else has a lock on any byte of the file. One answer of possibly many: a lock of this process may be behind
+/// somebody else's.
+pub(crate) fn others(file: &File) -> Others {
+    match in_the_way(file, WHOLE_FILE, Kind::Exclusive) {
+        Ok(None) => Others::Nobody,
+        // A record lock names its process, and that of a description none.
+        Ok(Some(lock)) if u32::try_from(lock.l_pid) == Ok(std::process::id()) => Others::ThisProcess,
+        Ok(Some(_)) | Err(_) => Others::Somebody,
+    }
 }
 
 /// The first bytes of the file, as many as there are.

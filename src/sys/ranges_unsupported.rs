@@ -12,6 +12,11 @@ use std::fs::File;
 use std::io;
 use std::time::Duration;
 
+use super::Others;
+
+/// Whether a close of any descriptor of a file gives up the record locks that the process has on it.
+pub(crate) const CLOSE_GIVES_UP: bool = false;
+
 /// What a writer that claims the lock step by step has so far.
 #[derive(Debug, Default)]
 pub(crate) struct Claim(());
@@ -42,8 +47,9 @@ pub(crate) fn unlock(_file: &File) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn is_safe_to_close(_file: &File) -> bool {
-    true
+/// A close of one handle gives up no locks of another's here.
+pub(crate) fn others(_file: &File) -> Others {
+    Others::Nobody
 }
 
 pub(crate) fn read_start(_file: &File, _buffer: &mut [u8]) -> io::Result<usize> {

@@ -14,6 +14,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
+use super::Others;
 pub(crate) use super::ranges_unsupported::{wait_to_read, wait_to_write};
 
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +26,9 @@ struct Range {
 const PENDING: Range = Range { start: 0x4000_0000, length: 1 };
 const RESERVED: Range = Range { start: 0x4000_0001, length: 1 };
 const SHARED: Range = Range { start: 0x4000_0002, length: 510 };
+
+/// Whether a close of any descriptor of a file gives up the record locks that the process has on it.
+pub(crate) const CLOSE_GIVES_UP: bool = false;
 
 /// What a writer that claims the lock step by step has so far: a handle is in its own way here.
 #[derive(Debug, Default)]
@@ -103,8 +107,9 @@ pub(crate) fn unlock(file: &File) -> io::Result<()> {
     unlocked.into_iter().collect()
 }
 
-pub(crate) fn is_safe_to_close(_file: &File) -> bool {
-    true
+/// A close of one handle gives up no locks of another's here.
+pub(crate) fn others(_file: &File) -> Others {
+    Others::Nobody
 }
 
 /// The first bytes of the file, as many as there are.

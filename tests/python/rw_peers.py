@@ -17,7 +17,7 @@ def enter(path, mode, timeout):
     try:
         (lock.acquire_read if mode == "read" else lock.acquire_write)(timeout)
     except TimeoutError:
-        if hasattr(lock, "_con"):
+        if "_con" in vars(lock):
             lock._con.rollback()  # filelock 3.29 leaves the transaction open that came to nothing
         return False
     return True

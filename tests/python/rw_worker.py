@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Enter = "Callable[[str], AbstractContextManager[Any]]"
-
 
 def by_package(package: str, path: str) -> Callable[[str], AbstractContextManager[Any]]:
     """Lock by a ReadWriteLock."""
     module = __import__(package)
     lock = module.ReadWriteLock(path, timeout=30)
-    return lambda mode: lock.read_lock() if mode == "read" else lock.write_lock()  # type: ignore[no-any-return]
+    return lambda mode: lock.read_lock() if mode == "read" else lock.write_lock()
 
 
 def by_sqlite(path: str) -> Callable[[str], AbstractContextManager[Any]]:

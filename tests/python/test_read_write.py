@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ferrolock._native import ModeContext
+
 MODES = ["read", "write"]
 
 
@@ -37,7 +39,7 @@ def acquire(lock: ReadWriteLock, mode: str, *args: Any, **options: Any) -> Acqui
     return lock.acquire_read(*args, **options) if mode == "read" else lock.acquire_write(*args, **options)
 
 
-def context(lock: ReadWriteLock, mode: str, *args: Any, **options: Any) -> Any:
+def context(lock: ReadWriteLock, mode: str, *args: Any, **options: Any) -> ModeContext:
     """The context manager of a mode."""
     return lock.read_lock(*args, **options) if mode == "read" else lock.write_lock(*args, **options)
 
@@ -125,15 +127,15 @@ def test_upgrade_and_downgrade_are_refused_at_once(lock_path: Path) -> None:
 
 def test_what_another_thread_holds_otherwise_is_refused(lock_path: Path, elsewhere: ThreadPoolExecutor) -> None:
     lock = ReadWriteLock(lock_path)
-    with lock.read_lock():
-        with pytest.raises(RuntimeError, match="another thread holds a read lock on this instance.*is_singleton=False"):
-            elsewhere.submit(lock.acquire_write).result(LONG)
+    refused = r"another thread holds a read lock on this instance.*is_singleton=False"
+    with lock.read_lock(), pytest.raises(RuntimeError, match=refused):
+        elsewhere.submit(lock.acquire_write).result(LONG)
     with lock.write_lock():
         with pytest.raises(RuntimeError, match="another thread holds a write lock on this instance"):
             elsewhere.submit(lock.acquire_read).result(LONG)
         with pytest.raises(RuntimeError, match="while it is held by"):
             elsewhere.submit(lock.acquire_write).result(LONG)
-        with pytest.raises(RuntimeError, match="Cannot release write lock on .* while it is held by"):
+        with pytest.raises(RuntimeError, match=r"Cannot release write lock on .* while it is held by"):
             elsewhere.submit(lock.release).result(LONG)
         assert allowed(lock_path) == "nothing"
 
@@ -158,7 +160,7 @@ def test_a_release_of_nothing_is_an_error_but_not_by_force(lock_path: Path) -> N
         lock.release()
     lock.release(force=True)
     with pytest.raises(TypeError):
-        lock.release(True)  # type: ignore[misc]
+        lock.release(True)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -375,9 +377,12 @@ def test_a_closed_lock_raises_what_filelocks_users_catch(lock_path: Path) -> Non
 
 
 def test_a_lock_that_nobody_has_any_more_is_released(lock_path: Path, elsewhere: ThreadPoolExecutor) -> None:
+    def hold(lock: ReadWriteLock, mode: str) -> None:
+        acquire(lock, mode)
+
     for mode in MODES:
         lock = other(lock_path)
-        elsewhere.submit(lambda lock=lock, mode=mode: acquire(lock, mode) and None).result(LONG)
+        elsewhere.submit(hold, lock, mode).result(LONG)
         del lock
         gc.collect()
         assert allowed(lock_path) == "write"
@@ -455,11 +460,12 @@ def test_a_relative_path_is_the_one_of_the_construction(
 @pytest.mark.skipif(os.name != "posix", reason="an open file stays where it is")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_that_was_replaced_between_holds_is_locked_where_it_is_now(lock_path: Path, mode: str) -> None:
+    def rename_over() -> None:
+        lock_path.with_name("new").touch()
+        lock_path.with_name("new").rename(lock_path)
+
     lock, stale = other(lock_path), other(lock_path)
-    for replace in (
-        lock_path.unlink,
-        lambda: (lock_path.with_name("new").touch(), lock_path.with_name("new").rename(lock_path)),
-    ):
+    for replace in (lock_path.unlink, rename_over):
         with stale.write_lock():
             replace()
             with context(lock, mode, timeout=0):

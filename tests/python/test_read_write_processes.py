@@ -188,7 +188,18 @@ def test_a_forked_child_starts_unheld_and_takes_part(lock_path: Path, mode: str)
 def test_a_child_does_not_keep_the_lock_of_a_parent_it_outlives(party: Callable[[], Party]) -> None:
     inside, comes = party(), party()
     assert inside.enter("write")
-    inside.run("child = Forked(lambda: __import__('time').sleep(30))")
+    inside.run(
+        """
+        import os
+
+        def outlive():
+            tell("child")
+            os.read(0, 1)  # ends with the test, which has the other end of stdin
+
+        child = Forked(outlive)
+        """
+    )
+    inside.peer.heard("child")
     let_in(comes.begin("write"), inside.peer.kill)
 
 

@@ -1,4 +1,4 @@
-"""``ReadWriteLock`` and SQLite on one file: they exclude each other, also inside one process, and neither harms the other."""
+"""``ReadWriteLock`` and SQLite on one file: they exclude each other, also in one process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ferrolock import ReadWriteLock, Timeout
-from peers import LONG, Peer, descriptors
+from ferrolock import ReadWriteLock
+from peers import LONG, Peer, run_program
 from rw_peers import BY_PACKAGE, BY_SQLITE, OURS, Party, let_in
 
 if TYPE_CHECKING:
@@ -157,7 +157,6 @@ def test_our_descriptors_leave_sqlites_locks_of_this_process_alone(
         if held == "read":
             sqlite.leave()
         ours.leave()
-    assert ours.run("with ReadWriteLock(path).write_lock(): pass\nanswer = len(descriptors(path))") <= 1
 
 
 @posix_only
@@ -209,13 +208,64 @@ def test_closing_others_descriptors_leaves_our_lock_alone(ours: Party, sqlite: P
     assert sqlite.enter("write")
 
 
+USE = """
+import gc, sys
+from ferrolock import ReadWriteLock, Timeout
+from peers import descriptors
+
+path = sys.argv[1]
+
+def use():
+    lock = ReadWriteLock(path)
+    with lock.write_lock():
+        try:
+            ReadWriteLock(path, is_singleton=False).acquire_read(0.02)
+        except Timeout:
+            pass
+    lock.close()
+    with ReadWriteLock(path).read_lock():
+        pass
+    gc.collect()
+    return len(descriptors(path))
+"""
+
+
 @posix_only
 def test_no_descriptor_is_left_of_a_lock_that_is_closed_or_gone(database: Path) -> None:
-    lock = ReadWriteLock(database)
-    with lock.write_lock(), pytest.raises(Timeout):
-        ReadWriteLock(database, is_singleton=False).acquire_read(0.02)
-    lock.close()
-    assert descriptors(database) == []
-    with ReadWriteLock(database).read_lock():
-        pass
-    assert descriptors(database) == []
+    run_program(USE + "assert use() == 0", database)
+
+
+@posix_only
+@pytest.mark.parametrize(
+    "record_lock",
+    [
+        "import sqlite3",
+        "import fcntl; f = open(path, 'r+'); fcntl.lockf(f, fcntl.LOCK_EX, 1); use(); f.close()",
+    ],
+    ids=["sqlite3 is imported", "a record lock was seen"],
+)
+def test_nothing_is_closed_where_a_record_lock_may_come_before_the_close(database: Path, record_lock: str) -> None:
+    """Between the look and the close: the locks are the process's, and go with the close."""
+    run_program(
+        f"{USE}\n{record_lock}\nleft = [use() for _ in range(5)]\nassert left[0] == left[-1] > 0, left", database
+    )
+
+
+@posix_only
+def test_descriptors_that_are_not_closed_do_not_become_too_many(tmp_path: Path) -> None:
+    run_program(
+        """
+        import os, sqlite3, sys
+        from ferrolock import ReadWriteLock
+
+        def count():
+            return len(os.listdir("/dev/fd"))
+
+        before = count()
+        for number in range(300):
+            with ReadWriteLock(os.path.join(sys.argv[1], str(number))).write_lock():
+                pass
+        assert count() - before < 140, count()
+        """,
+        tmp_path,
+    )

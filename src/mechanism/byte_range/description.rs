@@ -1,25 +1,40 @@
 //! An open file description for the locks of one hold, one place or one attempt; and where it goes after.
 //!
 //! POSIX: closing *any* descriptor of a file gives up all record locks that the process has on that file, and SQLite's
-//! are such. So a description is closed only when nobody has a lock on the file any more; otherwise it is *parked*, for
-//! the next one in this process who needs one for this file, and closed with a later one that finds the file free.
-//! And because somebody may come between the look and the close, a lock object does not close at each release, but
-//! *keeps* its description for its next hold.
+//! are such. So a description is closed only when nobody has a lock on the file; otherwise it is *parked*, for the next
+//! one in this process who needs one for this file, and closed with a later one that finds the file free.
+//!
+//! Somebody may come between the look and the close. So a lock object does not close at each release, but *keeps* its
+//! description for its next hold; and in a process that is known to take record locks nothing is closed that can be
+//! parked.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use crate::fork::ForkMutex;
 use crate::registry::Tracked;
-use crate::sys::{self, FileId, ranges};
+use crate::sys::{self, FileId, Others, ranges};
 
 /// The most descriptions that lock objects keep while they hold nothing: a process has no more than 1024 descriptors by
 /// default.
 const MOST_KEPT: usize = 64;
+
+/// How many files may have parked descriptions before those are closed that nobody has a lock on.
+const MANY_PARKED: usize = 64;
+
+/// Something in this process takes record locks.
+static TAKES_RECORD_LOCKS: AtomicBool = AtomicBool::new(false);
+
+/// Says that something in this process takes record locks, as SQLite does, on files that may be locked by
+/// [`ByteRangeLock`](super::ByteRangeLock) too: from now on their descriptors are parked rather than closed. It is
+/// noticed otherwise when such a lock is first seen, which may be too late for that one.
+pub fn expect_record_locks() {
+    TAKES_RECORD_LOCKS.store(true, Ordering::Relaxed);
+}
 
 static KEPT: LazyLock<ForkMutex<usize>> = LazyLock::new(ForkMutex::new);
 
@@ -190,7 +205,7 @@ fn take_parked<R: Default>(id: FileId, take: impl FnOnce(&mut Vec<Tracked>) -> R
 fn put_away(tracked: Tracked) {
     let id = tracked.facts().id;
     let Some(file) = tracked.file() else { return };
-    if ranges::is_safe_to_close(file) {
+    if is_safe_to_close(file) {
         let parked = if FILES_PARKED.load(Ordering::Relaxed) == 0 {
             Vec::new()
         } else {
@@ -200,7 +215,34 @@ fn put_away(tracked: Tracked) {
         drop(parked);
         return;
     }
-    let mut table = PARKED.lock();
-    table.entry(id).or_default().push(tracked);
-    FILES_PARKED.store(table.len(), Ordering::Relaxed);
+    let crowd = {
+        let mut table = PARKED.lock();
+        let is_new = !table.contains_key(&id);
+        table.entry(id).or_default().push(tracked);
+        let is_crowded = is_new && table.len() % MANY_PARKED == 0;
+        let crowd = if is_crowded { std::mem::take(&mut *table) } else { HashMap::new() };
+        FILES_PARKED.store(table.len(), Ordering::Relaxed);
+        crowd
+    };
+    // Now and then there are too many of them to keep those that need not be kept.
+    for (id, parked) in crowd {
+        if parked.first().and_then(Tracked::file).is_some_and(|file| ranges::others(file) == Others::Nobody) {
+            drop(parked);
+        } else {
+            let mut table = PARKED.lock();
+            table.entry(id).or_default().extend(parked);
+            FILES_PARKED.store(table.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+fn is_safe_to_close(file: &File) -> bool {
+    match ranges::others(file) {
+        Others::Nobody => !TAKES_RECORD_LOCKS.load(Ordering::Relaxed) || !ranges::CLOSE_GIVES_UP,
+        Others::Somebody => false,
+        Others::ThisProcess => {
+            expect_record_locks();
+            false
+        }
+    }
 }

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use description::expect_record_locks;
 use description::{Description, Home};
 use place::RangePlace;
 
