@@ -1,4 +1,5 @@
 //! Exhaustive models of the protocols: every interleaving of a few participants.
 
+mod admission;
 mod marker;
 mod queue;
