@@ -37,6 +37,7 @@
 mod asking;
 mod error;
 mod fork;
+mod heartbeat;
 mod hold;
 pub mod mechanism;
 mod notice;

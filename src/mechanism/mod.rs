@@ -5,6 +5,7 @@
 
 mod byte_range;
 mod kernel;
+mod lease_rw;
 mod marker;
 
 use std::fmt::Debug;
@@ -15,10 +16,21 @@ use std::time::Duration;
 
 pub use byte_range::{ByteRangeLock, expect_record_locks};
 pub use kernel::KernelLock;
-pub use marker::{MarkerLock, remove_markers_at_exit};
+pub use lease_rw::{
+    Compromise, CompromiseReason, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, OnCompromise,
+};
+pub use marker::MarkerLock;
 
 use crate::error::Error;
 use crate::sys::FileId;
+
+/// Removes the markers that nobody will release any more: those of threads that have ended, and of the calling thread.
+///
+/// For the end of a process. A lock object that stands for such a marker counts as held until it is released.
+pub fn remove_markers_at_exit() {
+    marker::remove_markers_at_exit();
+    lease_rw::remove_markers_at_exit();
+}
 
 /// What one attempt came to. A failure is the `Err` around it.
 #[derive(Debug)]

@@ -15,6 +15,8 @@
 //! | `is_trusted`, `distrust_error` | a stranger's file in a folder that anybody may write to |
 //! | `try_lock`, `unlock` | the advisory lock of an open file description |
 //! | `classify` | what an error of the above means |
+//! | `is_transient` | whether an error says nothing for good: look again |
+//! | `spawn_masked` | a thread that takes no signals |
 //! | `special_file_error` | the error for what is there but is no regular file |
 //! | `Descriptor`, `descriptor`, `close_inherited`, `install_fork_handlers` | forks |
 //! | `mark_process`, `is_process_marked` | whether this is still the same process, in a file of its own |
@@ -126,7 +128,8 @@ pub(crate) use mark::{is_process_marked, mark_process};
 
 pub(crate) use platform::{
     Descriptor, check_kind, check_names, classify, close_inherited, descriptor, distrust_error, facts, id_at,
-    install_fork_handlers, is_at, is_trusted, open_lock_file, special_file_error, try_lock, unlock,
+    install_fork_handlers, is_at, is_transient, is_trusted, open_lock_file, spawn_masked, special_file_error,
+    try_lock, unlock,
 };
 pub use platform::{ERRORS_ARE_WIN32, MECHANISM};
 

@@ -32,6 +32,20 @@ pub(crate) fn open_folder(path: &Path) -> io::Result<File> {
     Ok(rustix::fs::openat(CWD, path, FOLDER, Mode::empty())?.into())
 }
 
+/// Makes a folder; one that is there already is fine.
+pub(crate) fn make_folder(at: At<'_>, mode: u32) -> io::Result<()> {
+    match rustix::fs::mkdirat(at.folder, at.name, Mode::from_raw_mode(narrow(mode))) {
+        Err(Errno::EXIST) => Ok(()),
+        made => Ok(made?),
+    }
+}
+
+/// Opens the folder at the name, and never through a link.
+pub(crate) fn open_folder_at(at: At<'_>) -> io::Result<File> {
+    let flags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+    Ok(rustix::fs::openat(at.folder, at.name, flags, Mode::empty())?.into())
+}
+
 /// The last name of `path`, if it has one that a file can have.
 pub(crate) fn file_name(path: &Path) -> io::Result<&OsStr> {
     match path.file_name() {
@@ -163,6 +177,11 @@ pub(crate) fn name_unnamed(_file: &File, _at: At<'_>) -> io::Result<()> {
 /// `Unsupported` on a file system without hard links.
 pub(crate) fn link(old: At<'_>, new: &OsStr) -> io::Result<()> {
     classified(rustix::fs::linkat(old.folder, old.name, old.folder, new, AtFlags::empty()))
+}
+
+/// As [`link`], into another folder.
+pub(crate) fn link_across(old: At<'_>, new: At<'_>) -> io::Result<()> {
+    classified(rustix::fs::linkat(old.folder, old.name, new.folder, new.name, AtFlags::empty()))
 }
 
 /// A refusal that is the file system's way to say that it has no such call.

@@ -17,6 +17,14 @@ pub(crate) fn open_folder(_path: &Path) -> io::Result<File> {
     Err(unsupported())
 }
 
+pub(crate) fn make_folder(_at: At<'_>, _mode: u32) -> io::Result<()> {
+    Err(unsupported())
+}
+
+pub(crate) fn open_folder_at(_at: At<'_>) -> io::Result<File> {
+    Err(unsupported())
+}
+
 pub(crate) fn file_name(_path: &Path) -> io::Result<&OsStr> {
     Err(unsupported())
 }
@@ -54,6 +62,10 @@ pub(crate) fn name_unnamed(_file: &File, _at: At<'_>) -> io::Result<()> {
 }
 
 pub(crate) fn link(_old: At<'_>, _new: &OsStr) -> io::Result<()> {
+    Err(unsupported())
+}
+
+pub(crate) fn link_across(_old: At<'_>, _new: At<'_>) -> io::Result<()> {
     Err(unsupported())
 }
 

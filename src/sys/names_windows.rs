@@ -43,6 +43,25 @@ pub(crate) fn open_folder(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)
 }
 
+/// Makes a folder; one that is there already is fine. Access is inherited.
+pub(crate) fn make_folder(at: At<'_>, _mode: u32) -> io::Result<()> {
+    match fs::create_dir(at.path()) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Opens the folder at the name, and never through a link.
+pub(crate) fn open_folder_at(at: At<'_>) -> io::Result<File> {
+    let flags = FILE_FLAG_OPEN_REPARSE_POINT | FILE_FLAG_BACKUP_SEMANTICS;
+    let folder = OpenOptions::new().read(true).custom_flags(flags).open(at.path())?;
+    if stamp_of(&folder)?.kind == Kind::Folder {
+        Ok(folder)
+    } else {
+        Err(io::ErrorKind::NotADirectory.into())
+    }
+}
+
 /// The last name of `path`, if it has one that a file can have.
 pub(crate) fn file_name(path: &Path) -> io::Result<&OsStr> {
     let ends_with_separator =
@@ -121,7 +140,11 @@ pub(crate) fn name_unnamed(_file: &File, _at: At<'_>) -> io::Result<()> {
 
 /// Gives the file at `old` the second name `new`, if nothing has it.
 pub(crate) fn link(old: At<'_>, new: &OsStr) -> io::Result<()> {
-    match fs::hard_link(old.path(), old.named(new).path()) {
+    link_paths(&old.path(), &old.named(new).path())
+}
+
+fn link_paths(old: &Path, new: &Path) -> io::Result<()> {
+    match fs::hard_link(old, new) {
         Err(error) if error.raw_os_error() == win32(ERROR_ALREADY_EXISTS).raw_os_error() => {
             Err(io::Error::from(io::ErrorKind::AlreadyExists))
         }
@@ -131,6 +154,11 @@ pub(crate) fn link(old: At<'_>, new: &OsStr) -> io::Result<()> {
         Err(_) => Err(io::Error::from(io::ErrorKind::Unsupported)),
         Ok(()) => Ok(()),
     }
+}
+
+/// As [`link`], into another folder.
+pub(crate) fn link_across(old: At<'_>, new: At<'_>) -> io::Result<()> {
+    link_paths(&old.path(), &new.path())
 }
 
 pub(crate) fn exchange(_one: At<'_>, _other: &OsStr) -> io::Result<()> {

@@ -1,5 +1,14 @@
 //! Other systems: whether a process of a number is there is all that is known.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// The time since this process first asked.
+pub(crate) fn since_boot() -> Duration {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    FIRST.elapsed()
+}
+
 pub(crate) fn boot_id() -> u128 {
     0
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use once_cell::race::OnceBox;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -34,6 +35,12 @@ pub(crate) fn boot_id() -> u128 {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Box::new(u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0))
     })
+}
+
+/// The time since the machine began, suspended or not.
+pub(crate) fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// When the process began, in clock ticks since the machine did; `None`: not to be known, or not to be compared.

@@ -1,6 +1,7 @@
 //! macOS: processes by `proc_pidinfo`.
 
 use std::mem;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -15,6 +16,12 @@ pub(crate) fn pid_namespace() -> Option<u64> {
 
 pub(crate) fn boot_id() -> u128 {
     0
+}
+
+/// The time since the machine began, suspended or not: here the monotonic clock counts both.
+pub(crate) fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 #[expect(unsafe_code, reason = "proc_pidinfo is a C function")]

@@ -3,9 +3,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::time::Duration;
 
 use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FILETIME, WAIT_OBJECT_0, WAIT_TIMEOUT};
-use windows_sys::Win32::System::SystemInformation::{ComputerNamePhysicalDnsHostname, GetComputerNameExW};
+use windows_sys::Win32::System::SystemInformation::{
+    ComputerNamePhysicalDnsHostname, GetComputerNameExW, GetTickCount64,
+};
 use windows_sys::Win32::System::Threading::{
     GetProcessTimes, OpenProcess, PROCESS_ACCESS_RIGHTS, PROCESS_QUERY_LIMITED_INFORMATION,
     PROCESS_SYNCHRONIZE, WaitForSingleObject,
@@ -34,6 +37,13 @@ pub(crate) fn pid_namespace() -> Option<u64> {
 
 pub(crate) fn boot_id() -> u128 {
     0
+}
+
+/// The time since the machine began, suspended or not.
+#[expect(unsafe_code, reason = "GetTickCount64 is a C function")]
+pub(crate) fn since_boot() -> Duration {
+    // SAFETY: it takes nothing and cannot fail.
+    Duration::from_millis(unsafe { GetTickCount64() })
 }
 
 #[expect(unsafe_code, reason = "OpenProcess is a C function")]

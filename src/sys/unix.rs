@@ -3,8 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
+use std::ptr;
+use std::thread;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -180,6 +183,37 @@ pub(crate) fn classify(error: &io::Error) -> Verdict {
         _ if error.kind() == io::ErrorKind::WouldBlock => Verdict::Contended,
         _ => Verdict::Failed,
     }
+}
+
+/// Whether a distributed file system answers so about a file that came or went on another machine a moment ago: what it
+/// says of the lock is nothing.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::STALE | Errno::NOENT | Errno::IO | Errno::BUSY | Errno::INTR))
+}
+
+/// Starts a thread that no signal reaches: it must not take those that the program's main thread waits for.
+///
+/// # Errors
+/// Those of starting a thread.
+#[expect(unsafe_code, reason = "pthread_sigmask is a C function")]
+pub(crate) fn spawn_masked(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is ours, and the call fills it.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+    }
+    // SAFETY: `all` was filled above; `before` is ours, and the call fills it. A new thread inherits the mask.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let spawned = thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(run);
+    // SAFETY: `before` was filled by the call above, which fails only where its first argument is wrong.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
+    }
+    spawned.map(drop)
 }
 
 /// The error for a FIFO, a socket or a device at the path; a folder has one of its own.

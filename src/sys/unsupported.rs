@@ -54,6 +54,14 @@ pub(crate) fn try_lock(_file: &File) -> io::Result<()> {
     Err(unsupported())
 }
 
+pub(crate) fn is_transient(_error: &io::Error) -> bool {
+    false
+}
+
+pub(crate) fn spawn_masked(_name: &str, _run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    Err(unsupported())
+}
+
 pub(crate) fn unlock(_file: &File) -> io::Result<()> {
     Err(unsupported())
 }

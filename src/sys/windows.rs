@@ -171,6 +171,18 @@ pub(crate) fn classify(error: &io::Error) -> Verdict {
     }
 }
 
+/// Whether the answer says nothing for good: the file came or went a moment ago, or somebody has it open.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    const AGAIN: [WIN32_ERROR; 4] =
+        [ERROR_ACCESS_DENIED, ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND, ERROR_SHARING_VIOLATION];
+    AGAIN.iter().any(|code| is(error, *code))
+}
+
+/// Starts a thread.
+pub(crate) fn spawn_masked(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(run).map(drop)
+}
+
 /// The error for a reparse point (a link or a mount) at the path.
 pub(crate) fn special_file_error() -> io::Error {
     win32(ERROR_INVALID_PARAMETER)

@@ -25,12 +25,12 @@ const ROUNDS: usize = 4;
 
 /// A marker that was made, open for as long as it is held.
 #[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) file: Tracked,
+pub(in crate::mechanism) struct Draft {
+    pub(in crate::mechanism) file: Tracked,
 }
 
 impl Draft {
-    pub(super) fn id(&self) -> FileId {
+    pub(in crate::mechanism) fn id(&self) -> FileId {
         self.file.facts().id
     }
 }
@@ -39,7 +39,11 @@ impl Draft {
 ///
 /// Three ways, each for where the one before does not exist: a file that has no name yet; a file with a private name
 /// and a second, hard link; creating the name itself, with the record after it.
-pub(super) fn create(site: &Site, name: &OsStr, mode: Option<u32>) -> Result<Option<Draft>, Error> {
+pub(in crate::mechanism) fn create(
+    site: &Site,
+    name: &OsStr,
+    mode: Option<u32>,
+) -> Result<Option<Draft>, Error> {
     let is_unsupported = |error: &io::Error| error.kind() == io::ErrorKind::Unsupported;
     match create_unnamed(site, name, mode) {
         Err(error) if is_unsupported(&error) => {}
@@ -143,7 +147,7 @@ fn bits(mode: Option<u32>) -> u32 {
 }
 
 /// 32 digits that nobody else draws.
-pub(super) fn random_hex() -> String {
+pub(in crate::mechanism) fn random_hex() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 

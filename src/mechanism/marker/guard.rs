@@ -104,10 +104,8 @@ impl Drop for MarkerGuard {
     }
 }
 
-/// Removes the markers that nobody will release any more: those of threads that have ended, and of the calling thread.
-///
-/// For the end of a process. A lock object that stands for such a marker counts as held until it is released.
-pub fn remove_markers_at_exit() {
+/// See [`crate::mechanism::remove_markers_at_exit`].
+pub(in crate::mechanism) fn remove_markers_at_exit() {
     let held: Vec<_> = HELD.lock().iter().filter_map(Weak::upgrade).collect();
     let here = OwnerId::current_thread();
     for held in held {

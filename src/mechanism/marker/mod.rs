@@ -25,12 +25,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use guard::remove_markers_at_exit;
+pub(super) use draft::{Draft, create, random_hex};
+pub(super) use guard::remove_markers_at_exit;
+pub(super) use site::Site;
 
 use guard::MarkerGuard;
 use occupant::Found;
 use place::MarkerPlace;
-use site::Site;
 
 use super::{Attempt, Holder, Manners, Mechanism, Place, Terms};
 use crate::error::Error;

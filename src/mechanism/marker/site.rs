@@ -12,16 +12,16 @@ use crate::sys::{self, At, Facts, Stamp, Verdict, names};
 
 /// A place for a marker. It stays the same place when the working directory changes or the folder is renamed.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(in crate::mechanism) struct Site {
     folder: Tracked,
     folder_path: PathBuf,
-    pub(super) name: OsString,
+    pub(in crate::mechanism) name: OsString,
     path: PathBuf,
 }
 
 impl Site {
     /// Opens the folder of `path`, which is made if there is none.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+    pub(in crate::mechanism) fn open(path: &Path) -> Result<Self, Error> {
         let name = names::file_name(path)
             .map_err(|error| Error::caused(ErrorKind::Refused, "lock", path, error))?
             .to_owned();
@@ -41,12 +41,12 @@ impl Site {
     }
 
     /// The marker's name.
-    pub(super) fn at(&self) -> io::Result<At<'_>> {
+    pub(in crate::mechanism) fn at(&self) -> io::Result<At<'_>> {
         self.named(&self.name)
     }
 
     /// Another name in the folder. A forked child has no part in what its parent opened.
-    pub(super) fn named<'a>(&'a self, name: &'a OsStr) -> io::Result<At<'a>> {
+    pub(in crate::mechanism) fn named<'a>(&'a self, name: &'a OsStr) -> io::Result<At<'a>> {
         Ok(At { folder: self.folder.own_file()?, folder_path: &self.folder_path, name })
     }
 
@@ -67,17 +67,22 @@ impl Site {
         name
     }
 
-    pub(super) fn folder(&self) -> Option<(&File, &Facts)> {
+    pub(in crate::mechanism) fn folder(&self) -> Option<(&File, &Facts)> {
         self.folder.file().map(|file| (file, self.folder.facts()))
     }
 
-    pub(super) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+    /// Where the folder was when it was opened.
+    pub(in crate::mechanism) fn folder_path(&self) -> &Path {
+        &self.folder_path
+    }
+
+    pub(in crate::mechanism) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
         let kind =
             if error.kind() == io::ErrorKind::Unsupported { ErrorKind::Unsupported } else { ErrorKind::Io };
         Error::caused(kind, operation, &self.path, error)
     }
 
-    pub(super) fn refused(&self, error: io::Error) -> Error {
+    pub(in crate::mechanism) fn refused(&self, error: io::Error) -> Error {
         Error::caused(ErrorKind::Refused, "lock", &self.path, error)
     }
 }

@@ -1,0 +1,461 @@
+//! What this process has published: a reader's marker, or a writer's two.
+//!
+//! A reader is one file under a name that nobody uses again. So is a writer of ours, and `x.write` is a second, hard link to
+//! it, for filelock and for those who only want to know whether there is a writer. What nobody uses again can be removed by
+//! its name without looking twice; `x.write` cannot: between a look and the removal it may have become somebody else's.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::Duration;
+
+use super::lease::{self, Lease};
+use super::monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings};
+use super::observe;
+use super::rooms::{Look, Readers, Rooms, look, writer_name};
+use super::seam::{Step, reach};
+use crate::error::Error;
+use crate::fork::{self, ForkMutex};
+use crate::heartbeat::{self, Beat, Next};
+use crate::mechanism::marker::random_hex;
+use crate::mechanism::{Guard, Mode, ReleaseError};
+use crate::owner::{Liveness, OwnerId};
+use crate::registry::Tracked;
+use crate::sys::{self, FileId, names};
+
+/// How often a removal is tried before it counts as failed.
+const ROUNDS: usize = 8;
+
+/// How often in a row a marker must be found missing: a file system that is distributed can be wrong once.
+const SUSPICIONS: u32 = 3;
+const LONGEST_SUSPICION: Duration = Duration::from_millis(200);
+
+/// It waits, or was granted, was given back, was lost.
+const PENDING: u8 = 0;
+const HELD: u8 = 1;
+const RELEASED: u8 = 2;
+const LOST: u8 = 3;
+
+/// A marker of this process, and what keeps it fresh.
+#[derive(Debug)]
+pub(super) struct Claim {
+    rooms: Arc<Rooms>,
+    mode: Mode,
+    settings: LeaseSettings,
+    token: String,
+    bytes: Vec<u8>,
+    /// In the folder of readers.
+    pub(super) name: OsString,
+    pub(super) file: FileId,
+    device: u64,
+    monitor: Arc<LeaseMonitor>,
+    /// The process that published it.
+    generation: u64,
+    owner: OwnerId,
+    liveness: Liveness,
+    phase: AtomicU8,
+    health: ForkMutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// When it was last known to be there and fresh.
+    good: Duration,
+    suspicions: u32,
+}
+
+/// The claims of this process, for its end.
+static CLAIMS: LazyLock<ForkMutex<Vec<Weak<Claim>>>> = LazyLock::new(ForkMutex::new);
+
+/// What one look at the own markers came to.
+enum Refreshed {
+    Fresh,
+    Lost(CompromiseReason),
+}
+
+impl Claim {
+    /// Publishes a claim; `None`: a writer has been faster.
+    pub(super) fn publish(
+        rooms: &Arc<Rooms>,
+        readers: &Readers,
+        mode: Mode,
+        settings: LeaseSettings,
+        monitor: &Arc<LeaseMonitor>,
+    ) -> Result<Option<Arc<Self>>, Error> {
+        let lease = Lease::of_this_process(settings);
+        let bytes = lease.to_bytes();
+        let name = match mode {
+            Mode::Shared => OsString::from(format!("{}.{}", random_hex(), lease.pid)),
+            Mode::Exclusive => writer_name(&lease.token),
+        };
+        let begun = observe::now();
+        let created = create(readers, &name, &bytes).map_err(|error| rooms.failed("create", error))?;
+        let owner = OwnerId::current_thread();
+        let claim = Arc::new(Self {
+            rooms: Arc::clone(rooms),
+            mode,
+            settings,
+            token: lease.token,
+            bytes,
+            name,
+            file: created,
+            device: readers.device(),
+            monitor: Arc::clone(monitor),
+            generation: fork::generation(),
+            owner,
+            liveness: Liveness::of(owner),
+            phase: AtomicU8::new(PENDING),
+            health: ForkMutex::new(),
+        });
+        claim.health.lock().good = begun;
+        CLAIMS.lock().push(Arc::downgrade(&claim));
+        reach(Step::Published);
+        match claim.show_writer(readers) {
+            Ok(true) => {
+                reach(Step::Shown);
+                Ok(Some(claim))
+            }
+            Ok(false) => {
+                drop(claim.withdraw());
+                Ok(None)
+            }
+            Err(error) => {
+                drop(claim.withdraw());
+                Err(claim.rooms.failed("link", error))
+            }
+        }
+    }
+
+    /// Gives a writer's marker the name by which all know that there is a writer; `false`: another has it.
+    fn show_writer(&self, readers: &Readers) -> io::Result<bool> {
+        if self.mode == Mode::Shared {
+            return Ok(true);
+        }
+        let linked = names::link_across(readers.named(&self.name)?, self.rooms.write()?);
+        let done = match linked {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.create_write(),
+            linked => linked,
+        };
+        // Whatever the call says, the name tells what was done: a server may repeat a request.
+        if self.is_at_write()? {
+            return Ok(true);
+        }
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+            // It was there, and was taken away.
+            Ok(()) => Ok(false),
+        }
+    }
+
+    /// Where there are no hard links, a second file says the same.
+    fn create_write(&self) -> io::Result<()> {
+        let at = self.rooms.write()?;
+        let file = Tracked::open(|| names::create_new(at, 0o600))?;
+        let mut file = file.file().ok_or_else(inherited)?;
+        file.write_all(&self.bytes).inspect_err(|_| drop(names::remove(at)))
+    }
+
+    /// Whether `x.write` is this claim's.
+    pub(super) fn is_at_write(&self) -> io::Result<bool> {
+        Ok(matches!(look(self.rooms.write()?)?, Look::Marker(marker) if marker.bytes == self.bytes))
+    }
+
+    /// Whether the claim belongs to this process rather than to one that it was forked from.
+    pub(super) fn is_of_this_process(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) == LOST
+    }
+
+    /// Has the claim kept fresh from now on.
+    pub(super) fn keep_fresh(self: &Arc<Self>) -> Result<(), Error> {
+        let beat: Arc<dyn Beat> = Arc::clone(self) as Arc<dyn Beat>;
+        let started = heartbeat::start(self.device, &beat, self.settings.heartbeat_interval);
+        started.map_err(|error| self.rooms.failed("start a heartbeat for", error))
+    }
+
+    fn no_longer_fresh(self: &Arc<Self>) {
+        let beat: Arc<dyn Beat> = Arc::clone(self) as Arc<dyn Beat>;
+        heartbeat::stop(self.device, &beat);
+    }
+
+    /// Makes the claim a hold. `false`: it was lost meanwhile.
+    pub(super) fn grant(&self, generation: u64) -> bool {
+        let granted = self.phase.compare_exchange(PENDING, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if granted {
+            self.monitor.grant(generation);
+        }
+        granted
+    }
+
+    /// Takes the claim back, or gives the hold back. Does nothing in a forked child, and nothing twice.
+    pub(super) fn withdraw(self: &Arc<Self>) -> io::Result<()> {
+        if !self.is_of_this_process() {
+            return Ok(());
+        }
+        let before = self.phase.swap(RELEASED, Ordering::SeqCst);
+        if before == RELEASED {
+            return Ok(());
+        }
+        self.no_longer_fresh();
+        let was_there = match self.remove_patiently() {
+            Ok(was_there) => was_there,
+            Err(error) => {
+                self.phase.store(before, Ordering::SeqCst);
+                if before != LOST {
+                    drop(self.keep_fresh());
+                }
+                return Err(error);
+            }
+        };
+        if before == HELD {
+            if !was_there {
+                // Told late, but told: the heartbeat had not come to see it.
+                self.report(CompromiseReason::Evicted, None);
+            }
+            self.monitor.release();
+        }
+        Ok(())
+    }
+
+    fn remove_patiently(&self) -> io::Result<bool> {
+        let mut was_there = false;
+        for round in 1.. {
+            match self.remove(&mut was_there) {
+                Err(error) if sys::is_transient(&error) && round < ROUNDS => {}
+                // "Not there" can be wrong once.
+                Ok(()) if !was_there && round < ROUNDS / 2 => {}
+                removed => return removed.map(|()| was_there),
+            }
+        }
+        Ok(was_there)
+    }
+
+    /// Removes what is published. The claim first: from then on nothing can bring `x.write` back.
+    fn remove(&self, was_there: &mut bool) -> io::Result<()> {
+        match self.rooms.readers() {
+            Ok(readers) => {
+                let at = readers.named(&self.name)?;
+                if matches!(look(at)?, Look::Marker(marker) if marker.bytes == self.bytes) {
+                    reach(Step::Releasing);
+                    names::remove(at)?;
+                    *was_there = true;
+                    reach(Step::Released);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if self.mode == Mode::Exclusive { take_write_away(&self.rooms, &self.bytes) } else { Ok(()) }
+    }
+
+    fn report(&self, reason: CompromiseReason, error: Option<Arc<io::Error>>) {
+        let lock_file = self.rooms.path.clone();
+        self.monitor.report(Compromise { lock_file, token: self.token.clone(), reason, error });
+    }
+
+    /// Looks whether the claim is still there, and refreshes it.
+    fn refresh(&self) -> io::Result<Refreshed> {
+        let readers = match self.rooms.readers() {
+            Ok(readers) => readers,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Refreshed::Lost(CompromiseReason::MarkerMissing));
+            }
+            Err(error) => return Err(error),
+        };
+        let at = readers.named(&self.name)?;
+        match touch_if(at, &self.bytes)? {
+            Touched::Done => {}
+            Touched::Nothing => return Ok(Refreshed::Lost(CompromiseReason::Evicted)),
+            Touched::Other(_) => return Ok(Refreshed::Lost(CompromiseReason::OwnerChanged)),
+        }
+        if self.mode == Mode::Shared {
+            return Ok(Refreshed::Fresh);
+        }
+        match touch_if(self.rooms.write()?, &self.bytes)? {
+            Touched::Done => Ok(Refreshed::Fresh),
+            Touched::Nothing => {
+                // Somebody took it for another's, and then died before it could put it back.
+                self.show_writer(&readers)?;
+                Ok(Refreshed::Fresh)
+            }
+            // One of ours respects the claim. filelock's does not.
+            Touched::Other(bytes) if Lease::parse(&bytes).is_some_and(|lease| lease.terms.is_some()) => {
+                Ok(Refreshed::Fresh)
+            }
+            Touched::Other(_) => Ok(Refreshed::Lost(CompromiseReason::OwnerChanged)),
+        }
+    }
+
+    fn lose(self: &Arc<Self>, reason: CompromiseReason, error: Option<io::Error>) {
+        let lost =
+            |before| self.phase.compare_exchange(before, LOST, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if lost(HELD) {
+            self.report(reason, error.map(Arc::new));
+        } else if !lost(PENDING) {
+            return;
+        }
+        // What is left of it keeps others out for nobody.
+        drop(self.remove(&mut false));
+    }
+}
+
+impl Beat for Claim {
+    fn beat(&self) -> Next {
+        let phase = self.phase.load(Ordering::SeqCst);
+        if !self.is_of_this_process() || phase == RELEASED || phase == LOST {
+            return Next::Never;
+        }
+        let LeaseSettings { heartbeat_interval: interval, stale_threshold: threshold } = self.settings;
+        let refreshed = self.refresh();
+        let now = observe::now();
+        let (reason, error) = {
+            let mut health = self.health.lock();
+            let gap = now.saturating_sub(health.good);
+            match refreshed {
+                Ok(Refreshed::Fresh) => {
+                    *health = Health { good: now, suspicions: 0 };
+                    // After a gap like that somebody may just be about to evict it: look again soon.
+                    return Next::In(if gap + interval > threshold { interval / 8 } else { interval });
+                }
+                Ok(Refreshed::Lost(reason)) => {
+                    health.suspicions += 1;
+                    if health.suspicions < SUSPICIONS {
+                        return Next::In((interval / 8).min(LONGEST_SUSPICION));
+                    }
+                    (reason, None)
+                }
+                Err(error) => {
+                    if gap + interval <= threshold {
+                        return Next::In(interval / 8);
+                    }
+                    (CompromiseReason::RefreshFailed, Some(error))
+                }
+            }
+        };
+        if let Some(own) = find(self) {
+            own.lose(reason, error);
+        }
+        Next::Never
+    }
+}
+
+/// The claim, as what its withdrawal needs.
+fn find(claim: &Claim) -> Option<Arc<Claim>> {
+    let claims = CLAIMS.lock();
+    claims.iter().find(|known| std::ptr::eq(known.as_ptr(), claim)).and_then(Weak::upgrade)
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let own: *const Self = self;
+        CLAIMS.lock().retain(|claim| !std::ptr::eq(claim.as_ptr(), own));
+    }
+}
+
+fn inherited() -> io::Error {
+    io::Error::other("inherited by a forked process")
+}
+
+fn create(readers: &Readers, name: &std::ffi::OsStr, bytes: &[u8]) -> io::Result<FileId> {
+    let at = readers.named(name)?;
+    let file = Tracked::open(|| names::create_new(at, 0o600))?;
+    let mut open = file.file().ok_or_else(inherited)?;
+    open.write_all(bytes).inspect_err(|_| drop(names::remove(at)))?;
+    Ok(file.facts().id)
+}
+
+enum Touched {
+    Done,
+    Nothing,
+    Other(Vec<u8>),
+}
+
+/// Sets the time of the file at the name to now, if it says `bytes`: the very file that was read.
+fn touch_if(at: sys::At<'_>, bytes: &[u8]) -> io::Result<Touched> {
+    let file = match Tracked::open(|| names::open_to_read(at)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Touched::Nothing),
+        file => file?,
+    };
+    let file = file.file().ok_or_else(inherited)?;
+    let mut found = Vec::with_capacity(bytes.len() + 1);
+    file.take(lease::LONGEST as u64 + 1).read_to_end(&mut found)?;
+    if found != bytes {
+        return Ok(Touched::Other(found));
+    }
+    names::touch(file).map(|()| Touched::Done)
+}
+
+/// Takes `x.write` away, if it says `bytes`.
+///
+/// By a rename, and a look at what came out: since the last look it may have become a successor's, whose marker is put back.
+/// Meanwhile that one has no `x.write`; those of ours see its claim in the folder of readers all the same.
+pub(super) fn take_write_away(rooms: &Rooms, bytes: &[u8]) -> io::Result<()> {
+    let is_wanted =
+        |at| Ok::<_, io::Error>(matches!(look(at)?, Look::Marker(marker) if marker.bytes == bytes));
+    let at = rooms.write()?;
+    if !is_wanted(at)? {
+        return Ok(());
+    }
+    reach(Step::Taking);
+    let mut aside = rooms.write.clone();
+    aside.push(format!(".break.{}.{}", std::process::id(), random_hex()));
+    match names::rename(at, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed?,
+    }
+    reach(Step::Aside);
+    let aside = rooms.state.named(&aside)?;
+    if !is_wanted(aside)? {
+        // If somebody is there by now, its owner's claim in the folder is what is left of it; filelock's owner is told by
+        // its heartbeat.
+        drop(names::link(aside, &rooms.write));
+    }
+    names::remove(aside)
+}
+
+/// A granted claim. Its drop gives the lock back.
+#[derive(Debug)]
+pub(super) struct LeaseGuard {
+    pub(super) claim: Arc<Claim>,
+}
+
+impl Guard for LeaseGuard {
+    fn file(&self) -> FileId {
+        self.claim.file
+    }
+
+    fn release(self: Box<Self>) -> Result<(), ReleaseError> {
+        match self.claim.withdraw() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = self.claim.rooms.failed("unlink", error);
+                Err(ReleaseError { guard: Some(self), error })
+            }
+        }
+    }
+}
+
+impl Drop for LeaseGuard {
+    fn drop(&mut self) {
+        // Nobody can be told. A marker that stays is not refreshed any more.
+        if self.claim.withdraw().is_err() {
+            self.claim.no_longer_fresh();
+        }
+    }
+}
+
+/// See [`crate::mechanism::remove_markers_at_exit`].
+pub(in crate::mechanism) fn remove_markers_at_exit() {
+    let claims: Vec<_> = CLAIMS.lock().iter().filter_map(Weak::upgrade).collect();
+    let here = OwnerId::current_thread();
+    for claim in claims {
+        if claim.owner == here || claim.liveness.has_exited() {
+            drop(claim.withdraw());
+        }
+    }
+}

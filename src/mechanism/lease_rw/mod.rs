@@ -1,0 +1,433 @@
+//! The lease: readers and writers on a file system that several machines share.
+//!
+//! How it works: who holds has a file there, a marker, and keeps it fresh. A contender that sees a marker unchanged for long
+//! enough takes its holder for dead and removes it. The files are those of filelock 3.27 to 3.32, whose programs take part.
+//!
+//! What it guarantees: readers share, a writer is alone, on any file system where a name can be created by one only, by
+//! whoever keeps its markers fresh. Who was stopped for longer than its threshold may lose its hold; it is told.
+//!
+//! | step of an attempt | reader | writer |
+//! |---|---|---|
+//! | *glance* | a live `x.write`: contended | the same, and once it has claimed: live readers |
+//! | *enter* | `x.state` is made | the same |
+//! | *clear* | a stale `x.write` is evicted | the same |
+//! | *publish* | its marker | its claim, and `x.write` |
+//! | *number* | | makes `.generation.N` |
+//! | *list* | no writer's claim | nobody else, and no greater number |
+//! | *confirm* | no `x.write`; `x.state` is still its own | its claim, `x.write` and `x.state` are |
+//! | *leave* | `x.state` is removed | the same |
+//!
+//! A writer that finds readers in *list* leaves, and begins again there, with its claim published. Everybody publishes
+//! before it lists, so of two that exclude each other one at least sees the other, whatever became of `x.state`; that one is
+//! what filelock goes by. Whoever publishes makes a file in the folder that it lists next, so no old answer is given.
+//!
+//! Downsides: (1) advisory. (2) A holder that is stopped for longer than its threshold goes on beside its successor until it
+//! is told; a store that can refuse old numbers needs `generation`. (3) filelock has neither claims nor numbers: beside its
+//! programs all rests on `x.state`. (4) Who removes the files frees the lock.
+
+mod claim;
+mod judge;
+mod lease;
+mod monitor;
+mod observe;
+mod rooms;
+mod seam;
+#[cfg(test)]
+mod stops;
+mod transition;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(super) use claim::remove_markers_at_exit;
+pub use monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings, OnCompromise};
+
+use claim::{Claim, LeaseGuard};
+use judge::{Judge, Verdict};
+use observe::Observer;
+use rooms::{Listing, Look, Readers, Rooms, generation_name, look};
+use seam::{Step, reach};
+use transition::{Entered, Transition};
+
+use super::{Attempt, Bid, Manners, Mechanism, Mode, Terms};
+use crate::error::Error;
+use crate::registry::Tracked;
+use crate::sys::{self, FileId, names};
+
+/// How often an attempt begins again because the file system said something that does not last.
+const ROUNDS: u32 = 8;
+/// How many attempts in a row may end with that.
+const TROUBLES: u32 = 64;
+
+/// A lock for readers and writers by leases on files.
+///
+/// Takes part with filelock's `SoftReadWriteLock` of releases 3.27 to 3.32. For one path.
+#[derive(Debug)]
+pub struct LeaseReadWriteLock {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: LeaseSettings,
+    monitor: Arc<LeaseMonitor>,
+    observer: Observer,
+    /// How many attempts in a row the file system has spoilt.
+    troubles: AtomicU32,
+}
+
+/// What an attempt came to that did not get the lock.
+enum Contention {
+    By(Option<FileId>),
+    /// It was not alone when it published, or cannot know: nothing counts.
+    Again,
+}
+
+type Outcome<T> = Result<Result<T, Contention>, Error>;
+
+impl LeaseReadWriteLock {
+    /// A lock whose holders go by `settings`, and are told by `monitor` what becomes of their holds.
+    #[must_use]
+    pub fn new(settings: LeaseSettings, monitor: Arc<LeaseMonitor>) -> Self {
+        let (observer, troubles) = (Observer::new(), AtomicU32::new(0));
+        Self { shared: Arc::new(Shared { settings, monitor, observer, troubles }) }
+    }
+}
+
+impl Mechanism for LeaseReadWriteLock {
+    fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
+        let mut claim = None;
+        let attempt = self.shared.attempt(path, terms, &mut claim);
+        withdraw(&mut claim);
+        attempt
+    }
+
+    fn bid(&self, path: &Path, terms: Terms) -> Option<Box<dyn Bid>> {
+        let (shared, path) = (Arc::clone(&self.shared), path.to_owned());
+        Some(Box::new(LeaseBid { shared, path, terms, claim: None }))
+    }
+}
+
+/// A waiter. A writer's claim stays between its attempts, once it has one.
+#[derive(Debug)]
+struct LeaseBid {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    terms: Terms,
+    claim: Option<Arc<Claim>>,
+}
+
+impl Bid for LeaseBid {
+    fn attempt(&mut self) -> Result<Attempt, Error> {
+        let had_claim = self.claim.is_some();
+        let attempt = self.shared.attempt(&self.path, self.terms, &mut self.claim)?;
+        if let (false, Some(claim)) = (had_claim, &self.claim) {
+            claim.keep_fresh()?;
+        }
+        Ok(attempt)
+    }
+}
+
+impl Drop for LeaseBid {
+    fn drop(&mut self) {
+        withdraw(&mut self.claim);
+    }
+}
+
+/// Takes back what was published and not granted. What cannot be removed is not kept fresh.
+fn withdraw(claim: &mut Option<Arc<Claim>>) {
+    if let Some(claim) = claim.take() {
+        drop(LeaseGuard { claim });
+    }
+}
+
+impl Shared {
+    /// One attempt. A writer's `claim` is what it has published, before and after; it is taken out when it is granted.
+    fn attempt(&self, path: &Path, terms: Terms, claim: &mut Option<Arc<Claim>>) -> Result<Attempt, Error> {
+        let mut round = 0;
+        loop {
+            round += 1;
+            // That of the process that this one was forked from, or evicted.
+            if claim.as_ref().is_some_and(|claim| !claim.is_of_this_process() || claim.is_lost()) {
+                withdraw(claim);
+            }
+            let attempted = match terms.mode {
+                Mode::Shared => self.attempt_shared(path),
+                Mode::Exclusive => self.attempt_exclusive(path, claim),
+            };
+            let error = match attempted {
+                Ok(outcome) => {
+                    self.troubles.store(0, Ordering::Relaxed);
+                    match outcome {
+                        Ok(claim) => return Ok(Attempt::Acquired(Box::new(LeaseGuard { claim }))),
+                        Err(Contention::By(file)) => return Ok(Attempt::Contended(file)),
+                        Err(Contention::Again) if round < ROUNDS => continue,
+                        Err(Contention::Again) => return Ok(Attempt::Contended(None)),
+                    }
+                }
+                Err(error) => error,
+            };
+            let Some(cause) = error.os_error() else { return Err(error) };
+            if cause.kind() == io::ErrorKind::Interrupted {
+                return Ok(Attempt::Interrupted);
+            }
+            if !sys::is_transient(cause) {
+                return Err(error);
+            }
+            if round < ROUNDS {
+                continue;
+            }
+            // Who waits asks again after a pause; who does not wants to know.
+            let troubles = self.troubles.fetch_add(1, Ordering::Relaxed);
+            return if terms.manners == Manners::Hasty || troubles >= TROUBLES {
+                Err(error)
+            } else {
+                Ok(Attempt::Contended(None))
+            };
+        }
+    }
+
+    fn judge<'a>(
+        &'a self,
+        rooms: &'a Rooms,
+        readers: &'a Readers,
+        inside: Option<&Transition<'_>>,
+    ) -> Judge<'a> {
+        let here = inside.map(Transition::stamped);
+        Judge { rooms, readers, observer: &self.observer, settings: self.settings, here }
+    }
+
+    fn enter<'a>(&self, rooms: &'a Rooms, readers: &Readers) -> Outcome<Transition<'a>> {
+        match Transition::enter(rooms, readers, &self.observer, self.settings.stale_threshold)? {
+            Entered::Inside(transition) => Ok(Ok(transition)),
+            Entered::Held(file) => Ok(Err(Contention::By(file))),
+        }
+    }
+
+    fn attempt_shared(&self, path: &Path) -> Outcome<Arc<Claim>> {
+        let rooms = Rooms::open(path)?;
+        let readers = rooms.make_readers().map_err(|error| rooms.failed("open", error))?;
+        let glance = self.judge(&rooms, &readers, None);
+        if let Some(contention) = check(&rooms, live_writer(&glance, false))? {
+            return Ok(Err(contention));
+        }
+        let transition = match self.enter(&rooms, &readers)? {
+            Ok(transition) => transition,
+            Err(contention) => return Ok(Err(contention)),
+        };
+        let judge = self.judge(&rooms, &readers, Some(&transition));
+        if let Some(contention) = check(&rooms, live_writer(&judge, true))? {
+            return Ok(Err(contention));
+        }
+        reach(Step::Cleared);
+        let Some(claim) = Claim::publish(&rooms, &readers, Mode::Shared, self.settings, &self.monitor)?
+        else {
+            return Ok(Err(Contention::Again));
+        };
+        let mut published = Some(Arc::clone(&claim));
+        let confirmed = check(&rooms, self.confirm_reader(&judge, &transition));
+        let granted = self.grant(&transition, &claim, confirmed);
+        if !matches!(granted, Ok(Ok(_))) {
+            withdraw(&mut published);
+        }
+        granted
+    }
+
+    /// Makes a confirmed claim a hold. As the last step, for a heartbeat must not be there for a claim that is not.
+    fn grant(
+        &self,
+        transition: &Transition<'_>,
+        claim: &Arc<Claim>,
+        confirmed: Result<Result<u64, Contention>, Error>,
+    ) -> Outcome<Arc<Claim>> {
+        let number = match confirmed? {
+            Ok(number) => number,
+            Err(contention) => return Ok(Err(contention)),
+        };
+        reach(Step::Confirmed);
+        // Who was stopped on the way may be evicted any moment, and the first heartbeat is far away.
+        if transition.age() > self.settings.stale_threshold / 2 {
+            return Ok(Err(Contention::Again));
+        }
+        claim.keep_fresh()?;
+        if !claim.grant(number) {
+            return Ok(Err(Contention::Again));
+        }
+        reach(Step::Granted);
+        Ok(Ok(Arc::clone(claim)))
+    }
+
+    /// *list* and *confirm*, of a reader.
+    fn confirm_reader(
+        &self,
+        judge: &Judge<'_>,
+        transition: &Transition<'_>,
+    ) -> io::Result<Result<u64, Contention>> {
+        let listing = judge.readers.list()?;
+        if let Some(file) = first_live(judge, &listing.writers, None, true)? {
+            return Ok(Err(Contention::By(file)));
+        }
+        reach(Step::Listed);
+        if !matches!(look(judge.rooms.write()?)?, Look::Nothing) || !transition.is_ours()? {
+            return Ok(Err(Contention::Again));
+        }
+        Ok(Ok(listing.newest()))
+    }
+
+    fn attempt_exclusive(&self, path: &Path, claim: &mut Option<Arc<Claim>>) -> Outcome<Arc<Claim>> {
+        let rooms = Rooms::open(path)?;
+        let readers = rooms.make_readers().map_err(|error| rooms.failed("open", error))?;
+        let glance = self.judge(&rooms, &readers, None);
+        let seen = match claim {
+            None => live_writer(&glance, false),
+            Some(claim) => {
+                readers.list().and_then(|listing| live_others(&glance, &listing, claim, false)).map(by)
+            }
+        };
+        if let Some(contention) = check(&rooms, seen)? {
+            return Ok(Err(contention));
+        }
+        let transition = match self.enter(&rooms, &readers)? {
+            Ok(transition) => transition,
+            Err(contention) => return Ok(Err(contention)),
+        };
+        let judge = self.judge(&rooms, &readers, Some(&transition));
+        let own = match claim {
+            Some(own) => Arc::clone(own),
+            None => {
+                if let Some(contention) = check(&rooms, live_writer(&judge, true))? {
+                    return Ok(Err(contention));
+                }
+                reach(Step::Cleared);
+                match Claim::publish(&rooms, &readers, Mode::Exclusive, self.settings, &self.monitor)? {
+                    Some(own) => Arc::clone(claim.insert(own)),
+                    None => return Ok(Err(Contention::Again)),
+                }
+            }
+        };
+        let confirmed = check(&rooms, confirm_writer(&judge, &transition, &own));
+        let granted = self.grant(&transition, &own, confirmed);
+        match &granted {
+            Ok(Ok(_)) => {
+                *claim = None;
+                drop(transition);
+                // Nobody else is there any more.
+                self.observer.settle(&readers);
+                remove_older_numbers(&readers, self.monitor.generation());
+            }
+            // What was published was not alone, or is not all there any more.
+            Ok(Err(Contention::Again)) => withdraw(claim),
+            Ok(Err(Contention::By(_))) | Err(_) => {}
+        }
+        granted
+    }
+}
+
+fn check<T>(rooms: &Rooms, step: io::Result<T>) -> Result<T, Error> {
+    step.map_err(|error| rooms.failed("lock", error))
+}
+
+fn by(file: Option<Option<FileId>>) -> Option<Contention> {
+    file.map(Contention::By)
+}
+
+/// *glance* and *clear*: the writer that is in the way. A stale one is evicted, inside a transition.
+fn live_writer(judge: &Judge<'_>, evicts: bool) -> io::Result<Option<Contention>> {
+    match judge.look_at_write()? {
+        None => Ok(None),
+        Some((Verdict::Live(file), _)) => Ok(Some(Contention::By(Some(file)))),
+        Some((Verdict::Due, _)) => Ok(None),
+        Some((Verdict::Stale, marker)) => {
+            let is_gone = !evicts || judge.evict_writer(&marker)?;
+            Ok((!is_gone).then_some(Contention::By(Some(marker.stamp.id))))
+        }
+    }
+}
+
+/// The first of the markers `names` whose holder may live, where it was looked at. Stale ones are evicted, inside a
+/// transition.
+fn first_live(
+    judge: &Judge<'_>,
+    markers: &[OsString],
+    own: Option<&OsString>,
+    evicts: bool,
+) -> io::Result<Option<Option<FileId>>> {
+    let mut live = None;
+    for name in markers.iter().filter(|name| Some(*name) != own) {
+        let found = match judge.look_at(name)? {
+            None | Some((Verdict::Due, _)) => None,
+            Some((Verdict::Live(file), marker)) => Some(marker.map(|_| file)),
+            Some((Verdict::Stale, Some(marker))) if evicts => {
+                if judge.evict(name, &marker)? {
+                    None
+                } else {
+                    Some(Some(marker.stamp.id))
+                }
+            }
+            Some((Verdict::Stale, _)) => None,
+        };
+        if let Some(file) = found {
+            live = Some(live.flatten().or(file));
+        }
+    }
+    Ok(live)
+}
+
+/// The first of all others whose holders may live.
+fn live_others(
+    judge: &Judge<'_>,
+    listing: &Listing,
+    own: &Claim,
+    evicts: bool,
+) -> io::Result<Option<Option<FileId>>> {
+    let readers = first_live(judge, &listing.readers, None, evicts)?;
+    let writers = first_live(judge, &listing.writers, Some(&own.name), evicts)?;
+    Ok(readers.or(writers))
+}
+
+/// *number*, *list* and *confirm*, of a writer.
+fn confirm_writer(
+    judge: &Judge<'_>,
+    transition: &Transition<'_>,
+    own: &Claim,
+) -> io::Result<Result<u64, Contention>> {
+    let listing = judge.readers.list()?;
+    if let Some(file) = live_others(judge, &listing, own, true)? {
+        return Ok(Err(Contention::By(file)));
+    }
+    let number = listing.newest().saturating_add(1);
+    match claim_number(judge.readers, number) {
+        // Somebody else is on its way; the number may be anybody's.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Err(Contention::By(None))),
+        claimed => claimed?,
+    }
+    reach(Step::Numbered);
+    let listing = judge.readers.list()?;
+    if let Some(file) = live_others(judge, &listing, own, true)? {
+        return Ok(Err(Contention::By(file)));
+    }
+    reach(Step::Listed);
+    let is_whole = listing.newest() == number
+        && listing.writers.contains(&own.name)
+        && own.is_at_write()?
+        && transition.is_ours()?;
+    Ok(if is_whole { Ok(number) } else { Err(Contention::Again) })
+}
+
+/// Claims the number by making its name: nobody else can, and nobody could before.
+fn claim_number(readers: &Readers, number: u64) -> io::Result<()> {
+    let name = generation_name(number);
+    Tracked::open(|| names::create_new(readers.named(&name)?, 0o600)).map(drop)
+}
+
+/// The greatest number stays: the next one goes by it.
+fn remove_older_numbers(readers: &Readers, granted: Option<u64>) {
+    let (Some(granted), Ok(listing)) = (granted, readers.list()) else { return };
+    for number in listing.generations.into_iter().filter(|number| *number < granted) {
+        let name = generation_name(number);
+        drop(readers.named(&name).and_then(names::remove));
+    }
+}

@@ -1,0 +1,125 @@
+//! How long a lease lasts, and what its holder is told of it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fork::ForkMutex;
+use crate::sys;
+
+/// How often a holder says that it lives, and when others give it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseSettings {
+    /// How often a marker is refreshed.
+    pub heartbeat_interval: Duration,
+    /// For how long a contender must have seen a marker unchanged to take it for a dead holder's. The longer of the
+    /// contender's and the holder's counts.
+    pub stale_threshold: Duration,
+}
+
+impl Default for LeaseSettings {
+    fn default() -> Self {
+        Self { heartbeat_interval: Duration::from_secs(30), stale_threshold: Duration::from_secs(90) }
+    }
+}
+
+/// How a hold was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompromiseReason {
+    /// A contender took the marker for a dead holder's, or somebody removed it.
+    Evicted,
+    /// The folder of the markers is gone.
+    MarkerMissing,
+    /// Somebody else's marker stands at the name of ours.
+    OwnerChanged,
+    /// The marker could not be refreshed for so long that others may have taken it for a dead holder's.
+    RefreshFailed,
+}
+
+impl CompromiseReason {
+    /// The reason's name in filelock.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::MarkerMissing => "marker-missing",
+            Self::OwnerChanged => "owner-changed",
+            Self::RefreshFailed => "refresh-failed",
+        }
+    }
+}
+
+/// A hold that was lost while its holder believed in it.
+#[derive(Debug, Clone)]
+pub struct Compromise {
+    /// The path that was locked.
+    pub lock_file: PathBuf,
+    /// The token of the marker.
+    pub token: String,
+    /// How it was lost.
+    pub reason: CompromiseReason,
+    /// What the operating system said, where it said anything.
+    pub error: Option<Arc<io::Error>>,
+}
+
+/// Is told of a lost hold, once, on a thread of its own.
+pub type OnCompromise = Arc<dyn Fn(Compromise) + Send + Sync>;
+
+/// What became of the holds of one lock object.
+///
+/// In a forked child it knows nothing of the parent's.
+pub struct LeaseMonitor {
+    told: ForkMutex<Told>,
+    on_compromise: Option<OnCompromise>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    compromise: Option<Compromise>,
+    generation: Option<u64>,
+}
+
+impl LeaseMonitor {
+    /// A monitor that calls `on_compromise` for each hold that is lost.
+    #[must_use]
+    pub fn new(on_compromise: Option<OnCompromise>) -> Self {
+        Self { told: ForkMutex::new(), on_compromise }
+    }
+
+    /// How the present or the last hold was lost; `None` if it was not. The next hold that is granted forgets it.
+    #[must_use]
+    pub fn compromise(&self) -> Option<Compromise> {
+        self.told.lock().compromise.clone()
+    }
+
+    /// The fencing number of the present hold: a writer's own, greater than that of every writer before it; a reader's
+    /// is that of the last writer before it. `None`: nothing is held.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.told.lock().generation
+    }
+
+    pub(super) fn grant(&self, generation: u64) {
+        *self.told.lock() = Told { compromise: None, generation: Some(generation) };
+    }
+
+    pub(super) fn release(&self) {
+        self.told.lock().generation = None;
+    }
+
+    pub(super) fn report(&self, compromise: Compromise) {
+        self.told.lock().compromise = Some(compromise.clone());
+        let Some(on_compromise) = self.on_compromise.clone() else { return };
+        // A callback may wait for anything, and the heartbeat of other leases must not wait with it. Without a thread
+        // the compromise stands to be read all the same.
+        drop(sys::spawn_masked("ferrolock-compromise", move || on_compromise(compromise)));
+    }
+}
+
+impl fmt::Debug for LeaseMonitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaseMonitor").field("told", &self.told).finish_non_exhaustive()
+    }
+}

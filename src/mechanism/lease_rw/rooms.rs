@@ -1,0 +1,248 @@
+//! The files beside the lock's path, and the folder of those who hold it.
+//!
+//! | name | what it is | whose |
+//! |---|---|---|
+//! | `x.state` | a mutex around each transition | filelock's, as a soft lock's marker |
+//! | `x.write` | a writer that claims or holds | filelock's |
+//! | `x.readers/` | one file for each reader, and files of ours whose names begin with a dot; it stays | filelock's |
+//! | `x.readers/<32 hex>.<pid>` | a reader | filelock's |
+//! | `x.readers/.writer.<token>` | a writer of ours, under a name that nobody uses again | ours |
+//! | `x.readers/.generation.<number>` | the number of a writer, claimed by making the name | ours |
+//! | `x.readers/.seen.<boot>` | what contenders of one machine have seen | ours |
+//!
+//! filelock passes over names that begin with a dot.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::lease;
+use crate::error::{Error, ErrorKind};
+use crate::mechanism::marker::Site;
+use crate::registry::Tracked;
+use crate::sys::{self, At, Kind, Stamp, names};
+
+const WRITER: &str = ".writer.";
+const GENERATION: &str = ".generation.";
+
+/// The names beside a path, relative to its open folder.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    pub(super) state: Site,
+    pub(super) write: OsString,
+    readers: OsString,
+    readers_path: PathBuf,
+    pub(super) path: PathBuf,
+}
+
+/// The open folder of readers. Opened anew for each attempt: what a distributed file system remembers of a folder it
+/// looks up again then.
+#[derive(Debug)]
+pub(super) struct Readers {
+    folder: Tracked,
+    path: PathBuf,
+}
+
+/// What stands at a name.
+#[derive(Debug)]
+pub(super) enum Look {
+    Nothing,
+    /// A link, a folder, a FIFO, a device: never a marker.
+    NoFile,
+    Marker(Marker),
+}
+
+/// A file at the name of a marker, whatever it says.
+#[derive(Debug)]
+pub(super) struct Marker {
+    pub(super) bytes: Vec<u8>,
+    pub(super) stamp: Stamp,
+}
+
+/// The names in the folder of readers.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) readers: Vec<OsString>,
+    pub(super) writers: Vec<OsString>,
+    pub(super) generations: Vec<u64>,
+}
+
+impl Rooms {
+    /// Opens the folder of `path`, which is made if there is none.
+    pub(super) fn open(path: &Path) -> Result<Arc<Self>, Error> {
+        let beside = |end: &str| {
+            let mut name = names::file_name(path)?.to_owned();
+            name.push(end);
+            Ok::<_, io::Error>(name)
+        };
+        let refused = |error: io::Error| Error::caused(ErrorKind::Refused, "lock", path, error);
+        let write = beside(".write").map_err(refused)?;
+        let readers = beside(".readers").map_err(refused)?;
+        let mut state = path.as_os_str().to_owned();
+        state.push(".state");
+        let state = Site::open(Path::new(&state))?;
+        let readers_path = state.folder_path().join(&readers);
+        Ok(Arc::new(Self { state, write, readers, readers_path, path: path.to_owned() }))
+    }
+
+    pub(super) fn write(&self) -> io::Result<At<'_>> {
+        self.state.named(&self.write)
+    }
+
+    /// Opens the folder of readers.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none; those of what can never be one.
+    pub(super) fn readers(&self) -> io::Result<Readers> {
+        let at = self.state.named(&self.readers)?;
+        let folder = Tracked::open(|| names::open_folder_at(at))?;
+        if !sys::is_trusted(&self.readers_path, folder.facts())? {
+            return Err(sys::distrust_error());
+        }
+        Ok(Readers { folder, path: self.readers_path.clone() })
+    }
+
+    /// As [`Rooms::readers`], and makes it if need be.
+    pub(super) fn make_readers(&self) -> io::Result<Readers> {
+        match self.readers() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                names::make_folder(self.state.named(&self.readers)?, 0o700)?;
+                self.readers()
+            }
+            opened => opened,
+        }
+    }
+
+    /// Whether the files lie on a file system that is known to be of this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.state.folder().is_some_and(|(folder, facts)| sys::is_known_local(folder, facts.id))
+    }
+
+    pub(super) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
+        let is_refusal = error.kind() == io::ErrorKind::NotADirectory
+            || [names::link_error(), names::folder_error(), sys::special_file_error(), sys::distrust_error()]
+                .iter()
+                .any(|known| known.raw_os_error().is_some() && known.raw_os_error() == error.raw_os_error());
+        let kind = match error.kind() {
+            _ if is_refusal => ErrorKind::Refused,
+            io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::Io,
+        };
+        Error::caused(kind, operation, &self.path, error)
+    }
+}
+
+impl Readers {
+    pub(super) fn named<'a>(&'a self, name: &'a OsStr) -> io::Result<At<'a>> {
+        let inherited = || io::Error::other("inherited by a forked process");
+        let folder = self.folder.file().ok_or_else(inherited)?;
+        Ok(At { folder, folder_path: &self.path, name })
+    }
+
+    pub(super) fn device(&self) -> u64 {
+        self.folder.facts().id.device
+    }
+
+    pub(super) fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        for name in names::names(self.named(OsStr::new("."))?, OsStr::new(""))? {
+            let bytes = name.as_encoded_bytes();
+            if bytes.starts_with(WRITER.as_bytes()) {
+                listing.writers.push(name);
+            } else if let Some(number) = generation_of(&name) {
+                listing.generations.push(number);
+            } else if !bytes.starts_with(b".") && !contains(bytes, b".break") {
+                listing.readers.push(name);
+            }
+        }
+        Ok(listing)
+    }
+}
+
+impl Listing {
+    /// The greatest number that was ever claimed; the names of smaller ones may be gone.
+    pub(super) fn newest(&self) -> u64 {
+        self.generations.iter().copied().max().unwrap_or(0)
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// The name by which a writer of ours claims.
+pub(super) fn writer_name(token: &str) -> OsString {
+    OsString::from(format!("{WRITER}{token}"))
+}
+
+pub(super) fn generation_name(number: u64) -> OsString {
+    OsString::from(format!("{GENERATION}{number}"))
+}
+
+fn generation_of(name: &OsStr) -> Option<u64> {
+    let digits = name.to_str()?.strip_prefix(GENERATION)?;
+    let number = digits.parse().ok()?;
+    // Only as we write it: another spelling would be another name for the same number.
+    (digits == format!("{number}")).then_some(number)
+}
+
+/// Opens and reads what stands at the name. By opening: NFS may know an old answer of `stat`.
+pub(super) fn look(at: At<'_>) -> io::Result<Look> {
+    let file = match Tracked::open(|| names::open_to_read(at)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Nothing),
+        Err(error) => {
+            let is_other = names::look(at)?.is_some_and(|stamp| stamp.kind != Kind::Regular);
+            return if is_other { Ok(Look::NoFile) } else { Err(error) };
+        }
+    };
+    let file = file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))?;
+    // Looked at first: what is written after that makes another stamp.
+    let stamp = names::stamp_of(file)?;
+    if stamp.kind != Kind::Regular {
+        return Ok(Look::NoFile);
+    }
+    let mut bytes = Vec::with_capacity(256);
+    file.take(lease::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(Look::Marker(Marker { bytes, stamp }))
+}
+
+impl Marker {
+    /// Whether nothing was written, refreshed or replaced between the two looks.
+    pub(super) fn is_still(&self, later: &Self) -> bool {
+        self.bytes == later.bytes && self.stamp.is_same_content(&later.stamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_readers_count_as_readers() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let rooms = Rooms::open(&folder.path().join("x.lock")).expect("the folder is there");
+        let readers = rooms.make_readers()?;
+        for name in [
+            "0123456789abcdef0123456789abcdef.12",
+            "foreign",
+            ".writer.0123456789abcdef0123456789abcdef",
+            ".generation.7",
+            ".generation.12",
+            ".generation.012",
+            ".generation.+9",
+            ".generation.99999999999999999999",
+            ".seen.1",
+            "0123.12.break.5.0123",
+        ] {
+            std::fs::write(folder.path().join("x.lock.readers").join(name), "")?;
+        }
+        let mut listing = readers.list()?;
+        listing.readers.sort();
+        assert_eq!(listing.readers, ["0123456789abcdef0123456789abcdef.12", "foreign"]);
+        assert_eq!(listing.writers, [".writer.0123456789abcdef0123456789abcdef"]);
+        assert_eq!(listing.newest(), 12);
+        Ok(())
+    }
+}
