@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::seam::{ALL, Step, stop_at};
 use super::*;
@@ -140,9 +140,18 @@ impl Worker {
         said
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
+    fn must_stop(&self) {
+        self.must_say("there");
+        let stopped = waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap();
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()), "{stopped:?}");
+    }
+
     fn go_on(&self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::CONT).unwrap();
+        kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
     fn release(&mut self) {
@@ -254,7 +263,7 @@ fn stopped_at_any_step_for_longer_than_its_threshold_it_is_never_granted_beside_
             first = number(&worker.must_say("acquired"));
             worker.release();
         }
-        worker.must_say("there");
+        worker.must_stop();
         let (lock, monitor) = lock();
         let guard = acquire(&lock, &path, Mode::Exclusive, LONG);
         let guard = guard.unwrap_or_else(|| panic!("a stopped contender keeps all out: {plan:?}"));
