@@ -9,6 +9,7 @@ mod contender;
 mod exclusion;
 mod failures;
 mod holds;
+mod lease;
 mod markers;
 mod mechanisms;
 mod models;

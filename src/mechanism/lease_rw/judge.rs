@@ -15,8 +15,8 @@ use crate::sys::{FileId, names};
 /// What a marker comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Its holder may live.
-    Live(FileId),
+    /// Its holder may live. At a glance it may not be known which file it is.
+    Live(Option<FileId>),
     /// It is stale if its stamp is old, for who can tell: that needs a file just made there.
     Due,
     Stale,
@@ -52,7 +52,7 @@ impl Judge<'_> {
         let key = name.to_string_lossy();
         let (threshold, is_local) = (self.settings.stale_threshold, self.rooms.is_local());
         if self.here.is_none() && self.observer.is_fresh(&key, observe::now(), threshold, is_local) {
-            return Ok(Some((Verdict::Live(FileId { device: 0, inode: 0 }), None)));
+            return Ok(Some((Verdict::Live(None), None)));
         }
         match look(self.readers.named(name)?)? {
             Look::Marker(marker) => Ok(Some((self.verdict(&key, &marker), Some(marker)))),
@@ -123,7 +123,7 @@ fn judge(
     match here {
         Some(here) if is_enough && age(stamped, here) > threshold => Verdict::Stale,
         None if is_enough => Verdict::Due,
-        Some(_) | None => Verdict::Live(file),
+        Some(_) | None => Verdict::Live(Some(file)),
     }
 }
 
@@ -139,19 +139,19 @@ mod tests {
     use super::*;
 
     const FILE: FileId = FileId { device: 1, inode: 2 };
-    const LIVE: Verdict = Verdict::Live(FILE);
+    const LIVE: Verdict = Verdict::Live(Some(FILE));
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
-    fn terms(threshold: u64, interval: u64) -> Option<LeaseSettings> {
-        Some(LeaseSettings { stale_threshold: seconds(threshold), heartbeat_interval: seconds(interval) })
+    fn terms(threshold: u64, interval: u64) -> LeaseSettings {
+        LeaseSettings { stale_threshold: seconds(threshold), heartbeat_interval: seconds(interval) }
     }
 
     /// By a contender with the defaults; the marker is `age` old by its stamp.
-    fn judged(theirs: Option<LeaseSettings>, unchanged: u64, age: Option<i64>) -> Verdict {
-        judge(seconds(90), theirs, seconds(unchanged), (1000, 0), age.map(|age| (1000 + age, 0)), FILE)
+    fn judged(theirs: impl Into<Option<LeaseSettings>>, unchanged: u64, age: Option<i64>) -> Verdict {
+        judge(seconds(90), theirs.into(), seconds(unchanged), (1000, 0), age.map(|age| (1000 + age, 0)), FILE)
     }
 
     #[test]

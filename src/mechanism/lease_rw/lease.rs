@@ -103,7 +103,7 @@ impl Lease {
         if !is_marker {
             return None;
         }
-        let pid = pid.parse().ok().filter(|pid| *pid <= i32::MAX as u32)?;
+        let pid = pid.parse().ok().filter(|pid: &u32| i32::try_from(*pid).is_ok())?;
         let terms = field.rsplit_once(MARK).and_then(|(host, terms)| Some((host, LeaseTerms::parse(terms)?)));
         let (host, terms) = terms.map_or((field, None), |(host, terms)| (host, Some(terms)));
         Some(Self { token: token.to_owned(), pid, host: host.to_owned(), terms })
@@ -246,7 +246,9 @@ mod tests {
             dead.terms.as_ref().and_then(|terms| terms.start).is_some_and(|start| start.boot != 0);
         assert_eq!(dead.is_proved_dead(false), knows_boots);
         let namesake = dead.terms.as_mut().and_then(|terms| terms.start.as_mut());
-        namesake.into_iter().for_each(|start| start.boot ^= 1);
+        if let Some(start) = namesake {
+            start.boot ^= 1;
+        }
         assert!(!dead.is_proved_dead(false), "a machine of the same name");
         dead.terms = None;
         assert!(!dead.is_proved_dead(false), "a marker that does not tell its machine");

@@ -32,7 +32,7 @@ mod monitor;
 mod observe;
 mod rooms;
 mod seam;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod stops;
 mod transition;
 
@@ -228,7 +228,7 @@ impl Shared {
             return Ok(Err(Contention::Again));
         };
         let mut published = Some(Arc::clone(&claim));
-        let confirmed = check(&rooms, self.confirm_reader(&judge, &transition));
+        let confirmed = check(&rooms, Self::confirm_reader(&judge, &transition));
         let granted = self.grant(&transition, &claim, confirmed);
         if !matches!(granted, Ok(Ok(_))) {
             withdraw(&mut published);
@@ -261,14 +261,10 @@ impl Shared {
     }
 
     /// *list* and *confirm*, of a reader.
-    fn confirm_reader(
-        &self,
-        judge: &Judge<'_>,
-        transition: &Transition<'_>,
-    ) -> io::Result<Result<u64, Contention>> {
+    fn confirm_reader(judge: &Judge<'_>, transition: &Transition<'_>) -> io::Result<Result<u64, Contention>> {
         let listing = judge.readers.list()?;
-        if let Some(file) = first_live(judge, &listing.writers, None, true)? {
-            return Ok(Err(Contention::By(file)));
+        if let Some(contention) = first_live(judge, &listing.writers, None, true)? {
+            return Ok(Err(contention));
         }
         reach(Step::Listed);
         if !matches!(look(judge.rooms.write()?)?, Look::Nothing) || !transition.is_ours()? {
@@ -283,9 +279,7 @@ impl Shared {
         let glance = self.judge(&rooms, &readers, None);
         let seen = match claim {
             None => live_writer(&glance, false),
-            Some(claim) => {
-                readers.list().and_then(|listing| live_others(&glance, &listing, claim, false)).map(by)
-            }
+            Some(claim) => readers.list().and_then(|listing| live_others(&glance, &listing, claim, false)),
         };
         if let Some(contention) = check(&rooms, seen)? {
             return Ok(Err(contention));
@@ -295,17 +289,16 @@ impl Shared {
             Err(contention) => return Ok(Err(contention)),
         };
         let judge = self.judge(&rooms, &readers, Some(&transition));
-        let own = match claim {
-            Some(own) => Arc::clone(own),
-            None => {
-                if let Some(contention) = check(&rooms, live_writer(&judge, true))? {
-                    return Ok(Err(contention));
-                }
-                reach(Step::Cleared);
-                match Claim::publish(&rooms, &readers, Mode::Exclusive, self.settings, &self.monitor)? {
-                    Some(own) => Arc::clone(claim.insert(own)),
-                    None => return Ok(Err(Contention::Again)),
-                }
+        let own = if let Some(own) = claim {
+            Arc::clone(own)
+        } else {
+            if let Some(contention) = check(&rooms, live_writer(&judge, true))? {
+                return Ok(Err(contention));
+            }
+            reach(Step::Cleared);
+            match Claim::publish(&rooms, &readers, Mode::Exclusive, self.settings, &self.monitor)? {
+                Some(own) => Arc::clone(claim.insert(own)),
+                None => return Ok(Err(Contention::Again)),
             }
         };
         let confirmed = check(&rooms, confirm_writer(&judge, &transition, &own));
@@ -330,59 +323,49 @@ fn check<T>(rooms: &Rooms, step: io::Result<T>) -> Result<T, Error> {
     step.map_err(|error| rooms.failed("lock", error))
 }
 
-fn by(file: Option<Option<FileId>>) -> Option<Contention> {
-    file.map(Contention::By)
-}
-
 /// *glance* and *clear*: the writer that is in the way. A stale one is evicted, inside a transition.
 fn live_writer(judge: &Judge<'_>, evicts: bool) -> io::Result<Option<Contention>> {
     match judge.look_at_write()? {
-        None => Ok(None),
-        Some((Verdict::Live(file), _)) => Ok(Some(Contention::By(Some(file)))),
-        Some((Verdict::Due, _)) => Ok(None),
-        Some((Verdict::Stale, marker)) => {
-            let is_gone = !evicts || judge.evict_writer(&marker)?;
-            Ok((!is_gone).then_some(Contention::By(Some(marker.stamp.id))))
+        Some((Verdict::Live(file), _)) => Ok(Some(Contention::By(file))),
+        Some((Verdict::Stale, marker)) if evicts && !judge.evict_writer(&marker)? => {
+            Ok(Some(Contention::By(Some(marker.stamp.id))))
         }
+        None | Some((Verdict::Due | Verdict::Stale, _)) => Ok(None),
     }
 }
 
-/// The first of the markers `names` whose holder may live, where it was looked at. Stale ones are evicted, inside a
+/// One of the markers `names` whose holder may live, as far as they were looked at. Stale ones are evicted, inside a
 /// transition.
 fn first_live(
     judge: &Judge<'_>,
     markers: &[OsString],
     own: Option<&OsString>,
     evicts: bool,
-) -> io::Result<Option<Option<FileId>>> {
+) -> io::Result<Option<Contention>> {
     let mut live = None;
     for name in markers.iter().filter(|name| Some(*name) != own) {
-        let found = match judge.look_at(name)? {
-            None | Some((Verdict::Due, _)) => None,
-            Some((Verdict::Live(file), marker)) => Some(marker.map(|_| file)),
-            Some((Verdict::Stale, Some(marker))) if evicts => {
-                if judge.evict(name, &marker)? {
-                    None
-                } else {
-                    Some(Some(marker.stamp.id))
-                }
+        let file = match judge.look_at(name)? {
+            Some((Verdict::Live(file), _)) => file,
+            Some((Verdict::Stale, Some(marker))) if evicts && !judge.evict(name, &marker)? => {
+                Some(marker.stamp.id)
             }
-            Some((Verdict::Stale, _)) => None,
+            None | Some((Verdict::Due | Verdict::Stale, _)) => continue,
         };
-        if let Some(file) = found {
-            live = Some(live.flatten().or(file));
+        // One that is known by its file tells more.
+        if file.is_some() || live.is_none() {
+            live = Some(Contention::By(file));
         }
     }
     Ok(live)
 }
 
-/// The first of all others whose holders may live.
+/// One of all others whose holders may live.
 fn live_others(
     judge: &Judge<'_>,
     listing: &Listing,
     own: &Claim,
     evicts: bool,
-) -> io::Result<Option<Option<FileId>>> {
+) -> io::Result<Option<Contention>> {
     let readers = first_live(judge, &listing.readers, None, evicts)?;
     let writers = first_live(judge, &listing.writers, Some(&own.name), evicts)?;
     Ok(readers.or(writers))
@@ -395,8 +378,8 @@ fn confirm_writer(
     own: &Claim,
 ) -> io::Result<Result<u64, Contention>> {
     let listing = judge.readers.list()?;
-    if let Some(file) = live_others(judge, &listing, own, true)? {
-        return Ok(Err(Contention::By(file)));
+    if let Some(contention) = live_others(judge, &listing, own, true)? {
+        return Ok(Err(contention));
     }
     let number = listing.newest().saturating_add(1);
     match claim_number(judge.readers, number) {
@@ -406,8 +389,8 @@ fn confirm_writer(
     }
     reach(Step::Numbered);
     let listing = judge.readers.list()?;
-    if let Some(file) = live_others(judge, &listing, own, true)? {
-        return Ok(Err(Contention::By(file)));
+    if let Some(contention) = live_others(judge, &listing, own, true)? {
+        return Ok(Err(contention));
     }
     reach(Step::Listed);
     let is_whole = listing.newest() == number

@@ -250,7 +250,7 @@ mod tests {
             (unchanged, observer)
         };
         assert_eq!(look(100, &marker(b"x", 5)).0, Duration::ZERO);
-        let nearly = |seconds: u32| seconds * SECOND - Duration::from_millis(1);
+        let nearly = |seconds: u64| Duration::from_millis(seconds * 1000 - 1);
         assert_eq!(look(130, &marker(b"x", 5)).0, nearly(30));
         assert_eq!(look(50, &marker(b"x", 5)).0, Duration::ZERO, "from a time to come");
         assert_eq!(look(131, &marker(b"x", 6)).0, Duration::ZERO, "it has changed");
@@ -269,7 +269,7 @@ mod tests {
         let readers = rooms.make_readers()?;
         let path = folder.path().join("x.lock.readers").join(name);
         let contents: [&[u8]; 4] =
-            [b"", b"\xff\xfe\n1 2\n", b"1 2 3 4 5\nx y z a b write\n", &[b'7'; 1 << 20]];
+            [b"", b"\xff\xfe\n1 2\n", b"1 2 3 4 5\nx y z a b write\n", &vec![b'7'; 1 << 20]];
         for content in contents {
             std::fs::write(&path, content)?;
             let observer = Observer::new();

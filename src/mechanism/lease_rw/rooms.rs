@@ -124,10 +124,12 @@ impl Rooms {
             || [names::link_error(), names::folder_error(), sys::special_file_error(), sys::distrust_error()]
                 .iter()
                 .any(|known| known.raw_os_error().is_some() && known.raw_os_error() == error.raw_os_error());
-        let kind = match error.kind() {
-            _ if is_refusal => ErrorKind::Refused,
-            io::ErrorKind::Unsupported => ErrorKind::Unsupported,
-            _ => ErrorKind::Io,
+        let kind = if is_refusal {
+            ErrorKind::Refused
+        } else if error.kind() == io::ErrorKind::Unsupported {
+            ErrorKind::Unsupported
+        } else {
+            ErrorKind::Io
         };
         Error::caused(kind, operation, &self.path, error)
     }

@@ -2,7 +2,7 @@
 
 /// A place in an attempt, a release or an eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), allow(dead_code, reason = "the tests name all of them"))]
+#[cfg_attr(not(all(test, unix)), allow(dead_code, reason = "the tests name all of them"))]
 pub(super) enum Step {
     /// `x.state` is made.
     Entered,
@@ -38,13 +38,13 @@ pub(super) enum Step {
     Released,
 }
 
-#[cfg(not(test))]
+#[cfg(not(all(test, unix)))]
 pub(super) fn reach(_step: Step) {}
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 pub(super) use at::{ALL, reach, stop_at};
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod at {
     use std::cell::RefCell;
 
