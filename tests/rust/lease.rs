@@ -2,6 +2,8 @@
 
 mod compromise;
 mod files;
+#[cfg(unix)]
+mod hostile;
 mod processes;
 mod staleness;
 

@@ -32,7 +32,8 @@ mod monitor;
 mod observe;
 mod rooms;
 mod seam;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod stops;
 mod transition;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ferrolock::mechanism::{Guard, LeaseSettings, Mode, remove_markers_at_exit};
 use ferrolock::wait::sleep;
@@ -180,7 +180,7 @@ fn a_stopped_holder_loses_it_is_told_and_leaves_its_successor_alone() -> Checked
         holder.ask(order, "held")?;
         let pid = Pid::from_raw(i32::try_from(holder.child.id())?).ok_or("a process has a number")?;
         kill_process(pid, Signal::STOP)?;
-        let begin = Instant::now();
+        let begin = std::time::Instant::now();
         let successor = Party::new(&site.path, short);
         let guard = successor.hold(Mode::Exclusive)?;
         assert!(begin.elapsed() + short.heartbeat_interval >= short.stale_threshold, "{:?}", begin.elapsed());
