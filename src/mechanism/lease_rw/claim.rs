@@ -63,6 +63,8 @@ struct Health {
     /// When it was last known to be there and fresh.
     good: Duration,
     suspicions: u32,
+    /// Whether it was stopped for so long that somebody may be about to evict it.
+    is_doubtful: bool,
 }
 
 /// The claims of this process, for its end.
@@ -167,8 +169,17 @@ impl Claim {
         self.generation == fork::generation()
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.phase.load(Ordering::SeqCst) == LOST
+    /// Whether the claim must not be granted any more: it is lost, or this process was stopped since it was published, and
+    /// somebody may have judged it in that time and be about to remove it. Another claim has another name.
+    pub(super) fn is_spent(&self) -> bool {
+        let health = self.health.lock();
+        let gap = observe::now().saturating_sub(health.good);
+        health.is_doubtful || self.is_late(gap) || self.phase.load(Ordering::SeqCst) == LOST
+    }
+
+    /// Whether a heartbeat after `gap` was so late that others may have counted on its not coming.
+    fn is_late(&self, gap: Duration) -> bool {
+        gap > (self.settings.heartbeat_interval + self.settings.stale_threshold) / 2
     }
 
     /// Has the claim kept fresh from now on.
@@ -318,9 +329,11 @@ impl Beat for Claim {
             let gap = now.saturating_sub(health.good);
             match refreshed {
                 Ok(Refreshed::Fresh) => {
-                    *health = Health { good: now, suspicions: 0 };
-                    // After a gap like that somebody may just be about to evict it: look again soon.
-                    return Next::In(if gap + interval > threshold { interval / 8 } else { interval });
+                    let is_doubtful = self.is_late(gap);
+                    *health =
+                        Health { good: now, suspicions: 0, is_doubtful: is_doubtful || health.is_doubtful };
+                    // Whoever is about to evict it does so soon.
+                    return Next::In(if is_doubtful { interval / 8 } else { interval });
                 }
                 Ok(Refreshed::Lost(reason)) => {
                     health.suspicions += 1;

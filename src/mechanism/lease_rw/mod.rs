@@ -152,7 +152,7 @@ impl Shared {
         loop {
             round += 1;
             // That of the process that this one was forked from, or evicted.
-            if claim.as_ref().is_some_and(|claim| !claim.is_of_this_process() || claim.is_lost()) {
+            if claim.as_ref().is_some_and(|claim| !claim.is_of_this_process() || claim.is_spent()) {
                 withdraw(claim);
             }
             let attempted = match terms.mode {
@@ -250,7 +250,7 @@ impl Shared {
         };
         reach(Step::Confirmed);
         // Who was stopped on the way may be evicted any moment, and the first heartbeat is far away.
-        if transition.age() > self.settings.stale_threshold / 2 {
+        if transition.age() > self.settings.stale_threshold / 2 || claim.is_spent() {
             return Ok(Err(Contention::Again));
         }
         claim.keep_fresh()?;

@@ -1,5 +1,6 @@
 //! Exhaustive models of the protocols: every interleaving of a few participants.
 
 mod admission;
+mod lease;
 mod marker;
 mod queue;
