@@ -75,6 +75,30 @@ class NoLock:
         pass
 
 
+class Side:
+    """One mode of a lock of readers and writers, as if that were a lock."""
+
+    def __init__(self, lock: Any, mode: str) -> None:
+        self.acquire: Callable[[], object] = getattr(lock, f"acquire_{mode}")
+        self.release: Callable[[], object] = lock.release
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+def _find(module: ModuleType, lock_class: str) -> Callable[..., Lock]:
+    """Return the constructor of a class, or of one side (`Class:mode`) of it."""
+    name, _, mode = lock_class.partition(":")
+    kind = getattr(module, name)
+    if not mode:
+        build: Callable[..., Lock] = kind
+        return build
+    return lambda path: Side(kind(path, is_singleton=False), mode)
+
+
 class Adapter:
     """A candidate's constructor, and what was imported to get it."""
 
@@ -102,11 +126,11 @@ def load(adapter: str, lock_class: str, folder: str, version: str) -> Adapter:
         return Adapter(NoLock, origin="nothing")
     if adapter == "ours":
         ours = importlib.import_module("ferrolock")
-        build = getattr(ours, lock_class)
-        kind = f"{build.__module__}.{build.__qualname__}"
-        return Adapter(build, origin=f"ferrolock {ours.__version__}, {kind}, {ours.__file__}")
+        named = getattr(ours, lock_class.partition(":")[0])
+        kind = f"{named.__module__}.{named.__qualname__}"
+        return Adapter(_find(ours, lock_class), origin=f"ferrolock {ours.__version__}, {kind}, {ours.__file__}")
     module = _from_folder(adapter, folder, version)
-    return Adapter(getattr(module, lock_class), endless=ENDLESS.get(adapter), origin=str(module.__file__))
+    return Adapter(_find(module, lock_class), endless=ENDLESS.get(adapter), origin=str(module.__file__))
 
 
 def _from_folder(name: str, folder: str, version: str) -> ModuleType:

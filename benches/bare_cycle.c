@@ -1,12 +1,14 @@
 /* The floor of every comparison: one cycle of a file lock in system calls and nothing else.
  *
  *   flock    open, flock, fstat, stat of the path, flock LOCK_UN, close
+ *   read     open, fstat, PENDING and SHARED shared, PENDING given back, stat of the path, unlock, close
+ *   write    the same with RESERVED, PENDING and SHARED exclusively
  *   marker   open of a new file, write, fstat, lstat of the path, close, unlink
  *
  * It speaks the protocol of workload.py, so the parent drives it like any other candidate:
  *
- *   bare_cycle flock|marker serve FOLDER NAME
- *   bare_cycle flock|marker contend PATH HOLD_NS sleep|spin REST_NS SECONDS BARRIER_FD
+ *   bare_cycle flock|marker|read|write serve FOLDER NAME
+ *   bare_cycle flock|marker|read|write contend PATH HOLD_NS sleep|spin REST_NS SECONDS BARRIER_FD
  *
  * Uncontended cycles make one non-blocking attempt. Where it must wait, flock uses the blocking call: nothing keeps
  * the releaser from overtaking the process it has just woken, so this is the floor of latency and not of fairness.
@@ -66,6 +68,38 @@ static void give_flock(const char *path, int fd) {
     if (close(fd) != 0) die("close");
 }
 
+/* What SQLite locks: PENDING, RESERVED, and behind them SHARED. */
+static void set_range(int fd, short type, off_t start, off_t length, int wait) {
+    struct flock range = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
+    if (fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &range) != 0) die("fcntl");
+}
+
+static int take_ranges(const char *path, int wait, short type) {
+    static const off_t pending = 0x40000000, reserved = 0x40000001, shared = 0x40000002;
+    for (;;) {
+        struct stat mine, there;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+        if (fd < 0) die("open");
+        if (fstat(fd, &mine) != 0) die("fstat");
+        if (type == F_WRLCK) set_range(fd, type, reserved, 1, wait);
+        set_range(fd, type, pending, 1, wait);
+        set_range(fd, type, shared, 510, wait);
+        if (type == F_RDLCK) set_range(fd, F_UNLCK, pending, 1, 0);
+        if (stat(path, &there) == 0 && is_same_file(&mine, &there)) return fd;
+        if (close(fd) != 0) die("close");
+    }
+}
+
+static int take_read(const char *path, int wait) { return take_ranges(path, wait, F_RDLCK); }
+
+static int take_write(const char *path, int wait) { return take_ranges(path, wait, F_WRLCK); }
+
+static void give_ranges(const char *path, int fd) {
+    (void)path;
+    set_range(fd, F_UNLCK, 0, 0, 0);
+    if (close(fd) != 0) die("close");
+}
+
 /* As long as the owner record of filelock 4.2.12 and of ferrolock; what it says is nobody's business here. */
 static const char RECORD[] = "4194304\nhost\n0123456789abcdef0123456789abcdef0123456789abcdef012345\n";
 _Static_assert(sizeof RECORD - 1 == 68, "the record has its usual length");
@@ -87,7 +121,10 @@ static void give_marker(const char *path, int fd) {
     if (is_same_file(&mine, &there) && unlink(path) != 0) die("unlink");
 }
 
-static const mechanism MECHANISMS[] = {{"flock", take_flock, give_flock}, {"marker", take_marker, give_marker}};
+static const mechanism MECHANISMS[] = {{"flock", take_flock, give_flock},
+                                        {"marker", take_marker, give_marker},
+                                        {"read", take_read, give_ranges},
+                                        {"write", take_write, give_ranges}};
 
 static const mechanism *named(const char *name) {
     for (size_t i = 0; i < sizeof MECHANISMS / sizeof *MECHANISMS; i++)

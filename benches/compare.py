@@ -11,12 +11,13 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import contended
 import cycles
+import readers
 import report
 import targets
 import waiting
@@ -26,7 +27,9 @@ from peers import (
     KERNEL,
     NO_LOCK,
     OURS,
+    READ,
     SOFT,
+    WRITE,
     Family,
     Ready,
     UnavailableError,
@@ -35,7 +38,7 @@ from peers import (
 )
 from workers import FailedError
 
-SECTIONS = (*cycles.TASKS, "import", "contended", "wait")
+SECTIONS = (*cycles.TASKS, "import", "contended", "readers", "wait")
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Session:
     figures: dict[str, cycles.Figure] = field(default_factory=dict)
     contended: dict[contended.Setting, dict[str, contended.Contention]] = field(default_factory=dict)
     waits: dict[str, waiting.Waiting] = field(default_factory=dict)
+    crowds: dict[str, readers.Crowd] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
@@ -156,7 +160,7 @@ def assemble(session: Session) -> None:
             session.skip(candidate.name, str(error))
         else:
             session.candidates.append(ready)
-    for family in (KERNEL, SOFT):
+    for family in (KERNEL, SOFT, READ, WRITE):
         ours = identities.get(family.ours)
         if ours is None:
             continue
@@ -209,6 +213,16 @@ def measure_together(session: Session) -> None:
         session.contended[setting] = result
 
 
+def measure_readers(session: Session) -> None:
+    """Measure six readers and two writers on one lock."""
+    options = session.options
+    session.progress("readers and writers")
+    plan = contended.Plan(options.hold, options.hold_by, options.rest, 2 * options.seconds, 1)
+    session.crowds = readers.measure(session.candidates, plan, session.scratch, session.skip)
+    title = f"one lock, {readers.READERS} readers and {readers.WRITERS} writers: {plan.title}"
+    session.say("\n" + report.crowd_table(title, session.crowds))
+
+
 def measure_waiting(session: Session) -> None:
     """Measure what a waiter costs, and how late it is."""
     options = session.options
@@ -221,7 +235,7 @@ def measure_waiting(session: Session) -> None:
 
 NOTES = """\
 how to read it
-  families      kernel locks and soft locks: a ratio is taken against bare C, or filelock 4.2.12, of the same family
+  families      kernel, soft, read and write locks: a ratio is taken against bare C, or filelock 4.2.12, of the same family
   best, median  over rounds in which the candidates take turns; ratios compare best rounds. Each round times one batch
                 with the garbage collector off, after a warm-up; the cost of the empty loop is subtracted (not in C).
                 Imports are fresh interpreters, nothing subtracted; what the interpreter has loaded at its start
@@ -247,7 +261,7 @@ def is_promised(options: argparse.Namespace) -> bool:
 def finish(session: Session, started: float) -> None:
     """Print the footer, and write the JSON."""
     promised = session.contended if is_promised(session.options) else {}
-    judged = targets.judged(session.figures, promised, session.waits)
+    judged = targets.judged(session.figures, promised, session.waits, session.crowds)
     seconds = time.monotonic() - started
     session.say(f"\n{NOTES}\n\n{report.target_table(judged)}\n\n{seconds:.0f} s, {len(session.skipped)} left out")
     destination = session.options.json
@@ -283,6 +297,7 @@ def finish(session: Session, started: float) -> None:
             setting.title: {name: result.as_json() for name, result in results.items()}
             for setting, results in session.contended.items()
         },
+        "readers": {name: asdict(result) for name, result in session.crowds.items()},
         "wait": {name: result.as_json() for name, result in session.waits.items()},
         "targets": [
             {"text": target.text, "found": target.found, "limit": target.limit, "verdict": target.verdict}
@@ -311,6 +326,8 @@ def main(arguments: list[str] | None = None) -> None:
         measure_alone(session)
         if session.wants("contended"):
             measure_together(session)
+        if session.wants("readers"):
+            measure_readers(session)
         if session.wants("wait"):
             measure_waiting(session)
         finish(session, started)

@@ -224,7 +224,7 @@ def _in_processes(ready: Ready, count: int, plan: Plan, scratch: Path) -> tuple[
         logs: list[array[int]] = []
         cpu_ns = 0
         for contender in contenders:
-            its_cpu_ns, its_logs = _handed_in(contender, plan)
+            its_cpu_ns, its_logs = handed_in(contender, plan)
             cpu_ns += its_cpu_ns
             logs += its_logs
         return logs, cpu_ns
@@ -234,13 +234,14 @@ def _in_threads(ready: Ready, count: int, plan: Plan, scratch: Path) -> tuple[li
     with team(scratch) as workers:
         process = workers.start(ready, "threads", *_arguments(ready, plan, scratch), str(count))
         process.expect("ready")
-        cpu_ns, logs = _handed_in(process, plan)
+        cpu_ns, logs = handed_in(process, plan)
         if len(logs) != count:
             message = f"{count - len(logs)} of {count} threads failed"
             raise FailedError(message)
         return logs, cpu_ns
 
 
-def _handed_in(worker: Worker, plan: Plan) -> tuple[int, list[array[int]]]:
+def handed_in(worker: Worker, plan: Plan) -> tuple[int, list[array[int]]]:
+    """Return the CPU time and the logs that a contender sends at its end."""
     cpu_ns, *rows = map(int, worker.line(plan.seconds + ENDING_SECONDS).split())
     return cpu_ns, [worker.numbers(3 * number) for number in rows]

@@ -35,6 +35,18 @@ SOFT = Family(
     bare_c="bare C, marker",
     filelock="filelock 4.2.12 SoftFileLock",
 )
+READ = Family(
+    "read locks",
+    ours=f"{OURS} read",
+    bare_c="bare C, read",
+    filelock="filelock 4.2.12 read",
+)
+WRITE = Family(
+    "write locks",
+    ours=f"{OURS} write",
+    bare_c="bare C, write",
+    filelock="filelock 4.2.12 write",
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,31 @@ CANDIDATES = (
         requirement="lockfile==0.12.2",
         lock_class="PIDLockFile",
         waits=False,
+    ),
+    *(
+        candidate
+        for family, mode in ((READ, "read"), (WRITE, "write"))
+        for candidate in (
+            Candidate(family.bare_c, family, mode, compiled=True, waits=False),
+            Candidate(family.ours, family, "ours", lock_class=f"ReadWriteLock:{mode}", waits=False),
+            Candidate(
+                family.filelock,
+                family,
+                "filelock",
+                requirement="filelock==4.2.12",
+                lock_class=f"ReadWriteLock:{mode}",
+                min_python=(3, 11),
+                waits=False,
+            ),
+            Candidate(
+                f"filelock 3.29.0 {mode}",
+                family,
+                "filelock",
+                requirement="filelock==3.29.0",
+                lock_class=f"ReadWriteLock:{mode}",
+                waits=False,
+            ),
+        )
     ),
 )
 NO_LOCK = Candidate("no lock (control)", KERNEL, "no_lock")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from contended import Contention
     from cycles import Figure
+    from readers import Crowd
     from targets import Target
     from waiting import Waiting
 
@@ -124,6 +125,34 @@ def contended_table(title: str, results: Mapping[str, Contention]) -> str:
                 str(result.overlaps),
             ]
         )
+    return table(title, header, rows)
+
+
+def crowd_table(title: str, results: Mapping[str, Crowd]) -> str:
+    """Write what became of readers and writers on one lock."""
+    header = [
+        "",
+        "reads",
+        "writes",
+        "least writer\n/fair share",
+        "wait\nmedian [ms]",
+        "p99 [ms]",
+        "longest\n[ms]",
+        "overlaps",
+    ]
+    rows = [
+        [
+            name.removesuffix(" read"),
+            str(crowd.reads),
+            str(crowd.writes),
+            number(crowd.writers_share),
+            number(crowd.median_ms),
+            number(crowd.p99_ms),
+            number(crowd.longest_ms),
+            str(crowd.overlaps),
+        ]
+        for name, crowd in results.items()
+    ]
     return table(title, header, rows)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contended import Setting
-from peers import KERNEL, SOFT
+from peers import KERNEL, READ, SOFT, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contended import Contention
     from cycles import Figure
     from peers import Family
+    from readers import Crowd
     from waiting import Waiting
 
 # Contenders of which fairness and speed are promised.
@@ -54,9 +55,10 @@ def judged(
     figures: Mapping[str, Figure],
     contended: Mapping[Setting, Mapping[str, Contention]],
     waits: Mapping[str, Waiting],
+    crowds: Mapping[str, Crowd],
 ) -> list[Target]:
     """Judge our figures; who contended for other holds than the promised ones is not to be handed in."""
-    return [*_cycles(figures), *_contended(contended), *_waits(waits)]
+    return [*_cycles(figures), *_contended(contended), *_waits(waits), *_crowds(crowds)]
 
 
 def _cycles(figures: Mapping[str, Figure]) -> Iterator[Target]:
@@ -66,7 +68,7 @@ def _cycles(figures: Mapping[str, Figure]) -> Iterator[Target]:
     def ratio(key: str, name: str, base: str) -> float | None:
         return figures[key].ratio(name, base) if key in figures else None
 
-    for family, to_bare_c, times_faster in ((KERNEL, 1.5, 10), (SOFT, 1.6, 5)):
+    for family, to_bare_c, times_faster in ((KERNEL, 1.5, 10), (SOFT, 1.6, 5), (READ, 1.6, 15), (WRITE, 1.6, 15)):
         for key, path in (("with_absolute", "absolute path"), ("with_relative", "relative path")):
             what = f"{family.title}: with lock:, {path}"
             yield Target(f"{what}, at most {to_bare_c} x bare C", ratio(key, family.ours, family.bare_c), to_bare_c)
@@ -75,6 +77,15 @@ def _cycles(figures: Mapping[str, Figure]) -> Iterator[Target]:
     yield Target("reentrant cycle under 0.2 us", best("reentrant"), 0.2)
     yield Target("construction under 0.6 us", best("construction"), 0.6)
     yield Target("import ferrolock under 3 ms", best("import"), 3.0)
+
+
+def _crowds(crowds: Mapping[str, Crowd]) -> Iterator[Target]:
+    ours = crowds.get(READ.ours)
+    text = "6 readers and 2 writers"
+    share, tail = (None, None) if ours is None else (ours.writers_share, ours.p99_ms / ours.median_ms)
+    yield Target(f"{text}: the least served writer has 20 % of a fair share", share, 0.2, True)
+    yield Target(f"{text}: p99 of the waits at most 50 x the median", tail, 50)
+    yield Target(f"{text}: overlaps", None if ours is None else float(ours.overlaps), 0)
 
 
 def _contended(results: Mapping[Setting, Mapping[str, Contention]]) -> Iterator[Target]:

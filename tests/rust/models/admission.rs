@@ -459,7 +459,7 @@ fn readers_and_writers_are_admitted_in_all_interleavings_and_all_come_to_an_end(
 }
 
 #[test]
-#[ignore = "a minute in release mode"]
+#[ignore = "a quarter of a minute in release mode"]
 fn the_same_of_four() -> Checked {
     for who in crews(4) {
         holds(&Config { who, gives_up: true, ..Config::default() })?;
