@@ -235,7 +235,7 @@ def measure_waiting(session: Session) -> None:
 
 NOTES = """\
 how to read it
-  families      kernel, soft, read and write locks: a ratio is taken against bare C, or filelock 4.2.12, of the same family
+  families      kernel, soft, read, write locks: a ratio is taken against bare C, or filelock 4.2.12, of the same family
   best, median  over rounds in which the candidates take turns; ratios compare best rounds. Each round times one batch
                 with the garbage collector off, after a warm-up; the cost of the empty loop is subtracted (not in C).
                 Imports are fresh interpreters, nothing subtracted; what the interpreter has loaded at its start
