@@ -130,7 +130,7 @@ fn a_waiter_whose_object_comes_to_be_held_otherwise_is_refused_at_once() -> Chec
                 let (waiting, waits) = mpsc::channel();
                 let case = &case;
                 let thread = scope.spawn(move || {
-                    let patience = patience(Timeout::Never);
+                    let patience = patience(Timeout::After(LONG));
                     let path = &case.place.path;
                     case.lock.acquire(me(), mode, path, patience, &mut telling(waiting)).map(|()| me())
                 });
@@ -168,7 +168,7 @@ fn a_closed_object_is_unheld_and_refuses_also_those_who_wait() -> Checked {
         let (waiting, waits) = mpsc::channel();
         let case = &case;
         let waiter = scope.spawn(move || {
-            let patience = patience(Timeout::Never);
+            let patience = patience(Timeout::After(LONG));
             case.lock.acquire(me(), Mode::Shared, &case.place.path, patience, &mut telling(waiting))
         });
         waits.recv_timeout(LONG)?;
