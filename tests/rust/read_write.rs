@@ -134,17 +134,17 @@ fn a_waiter_whose_object_comes_to_be_held_otherwise_is_refused_at_once() -> Chec
                     let path = &case.place.path;
                     case.lock.acquire(me(), mode, path, patience, &mut telling(waiting)).map(|()| me())
                 });
-                waits.recv_timeout(LONG).map(|()| thread)
+                // Whoever tells wants to be heard as long as it waits.
+                waits.recv_timeout(LONG).map(|()| (thread, waits))
             };
-            let one = waits(first)?;
-            let two = waits(second)?;
+            let ((one, _hears_one), (two, _hears_two)) = (waits(first)?, waits(second)?);
             holder.lock.release(greenlet(1), false, &case.place.path)?;
-            // In turn: the first one has it, and the second one, which goes on waiting, is told.
-            let owner = join(one)?;
-            match join(two) {
-                Err(error) if error.kind() == ErrorKind::HeldByAnother(first) => {}
+            // Mostly the first; but while one asks its watch, the next may take the lock.
+            let owner = match (join(one), join(two)) {
+                (Ok(owner), Err(error)) if error.kind() == ErrorKind::HeldByAnother(first) => owner,
+                (Err(error), Ok(owner)) if error.kind() == ErrorKind::HeldByAnother(second) => owner,
                 other => return Err(format!("{other:?}").into()),
-            }
+            };
             assert_eq!(case.release(owner), Ok(Released::Unlocked));
             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
         })?;
