@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::fork::ForkMutex;
@@ -58,7 +58,7 @@ impl Entry {
     }
 }
 
-static WORKERS: LazyLock<ForkMutex<Vec<Arc<Worker>>>> = LazyLock::new(ForkMutex::new);
+static WORKERS: ForkMutex<Vec<Arc<Worker>>> = ForkMutex::new();
 
 /// Has `beat` called after `first`, and then as it says itself, until [`stop`].
 ///

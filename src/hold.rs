@@ -17,7 +17,7 @@ use std::thread;
 
 use crate::asking::{Answer, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
-use crate::fork::ForkMutex;
+use crate::fork::{self, ForkMutex};
 use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::registry::{self, Held, LockId};
@@ -150,7 +150,7 @@ impl Lock {
         patience: Patience,
         watch: &mut dyn Watch,
     ) -> Result<(), Error> {
-        registry::notice_fork();
+        fork::notice_fork();
         if self.nest(owner) {
             return Ok(());
         }
@@ -270,7 +270,7 @@ impl Lock {
     /// Releases one level of the slot's hold, or all. What the depth is counts now: another thread may have nested
     /// in a shared hold since anybody looked.
     fn release_slot(&self, key: Option<OwnerId>, all: bool) -> Result<Released, Error> {
-        registry::notice_fork();
+        fork::notice_fork();
         let (guard, depth) = {
             let mut slots = self.slots.lock();
             let Some(slot) = slots.iter_mut().find(|slot| slot.owner == key) else {

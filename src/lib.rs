@@ -52,11 +52,12 @@ mod time;
 pub mod wait;
 
 pub use error::{Error, ErrorKind};
+pub use fork::watch_forks;
 pub use hold::{Lock, Released, Scope};
 pub use notice::take_notices;
 pub use owner::OwnerId;
 pub use read_write::ReadWrite;
-pub use registry::{is_held_here, watch_forks};
+pub use registry::is_held_here;
 pub use sys::{ERRORS_ARE_WIN32, FileId, MECHANISM, possible_holder};
 pub use time::Timeout;
 pub use wait::{Patience, Stop, Unwatched, WaitsBy, Watch};

@@ -1,12 +1,11 @@
 //! What a caller should be told although nothing failed.
 
 use std::mem;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::fork::ForkMutex;
 
-static POSTED: LazyLock<ForkMutex<Vec<String>>> = LazyLock::new(ForkMutex::new);
+static POSTED: ForkMutex<Vec<String>> = ForkMutex::new();
 /// For those who would look in vain: nearly always.
 static IS_ANY: AtomicBool = AtomicBool::new(false);
 

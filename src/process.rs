@@ -4,8 +4,6 @@
 //! namespaces of one machine. So an owner is a number, a *host field* and a *start token*. What is asked here is
 //! only ever whether an owner is *proved* dead; whatever cannot be known counts as alive.
 
-use std::sync::LazyLock;
-
 use sha2::{Digest, Sha256};
 
 use crate::fork::ForkMutex;
@@ -35,7 +33,7 @@ struct Birth {
 }
 
 /// Asked once a process: a forked child finds nothing here and asks for itself.
-static BIRTH: LazyLock<ForkMutex<Option<Birth>>> = LazyLock::new(ForkMutex::new);
+static BIRTH: ForkMutex<Option<Birth>> = ForkMutex::new();
 
 fn birth() -> Birth {
     let known = *BIRTH.lock();

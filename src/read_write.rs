@@ -22,7 +22,7 @@ use std::thread;
 
 use crate::asking::{Answer, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
-use crate::fork::ForkMutex;
+use crate::fork::{self, ForkMutex};
 use crate::hold::Released;
 use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::OwnerId;
@@ -126,7 +126,7 @@ impl ReadWrite {
         patience: Patience,
         watch: &mut dyn Watch,
     ) -> Result<(), Error> {
-        registry::notice_fork();
+        fork::notice_fork();
         let refused = |kind| Error::new(kind, "lock", path).with_absolute_path();
         match self.nest(owner, mode) {
             Nesting::No => {}
@@ -156,7 +156,7 @@ impl ReadWrite {
     /// [`NotHeld`](ErrorKind::NotHeld) and [`NotTheHolder`](ErrorKind::NotTheHolder), but with `force` there is nothing
     /// to refuse; what the mechanism gives. Where unlocking itself failed, the lock is held as before.
     pub fn release(&self, owner: OwnerId, force: bool, path: &Path) -> Result<Released, Error> {
-        registry::notice_fork();
+        fork::notice_fork();
         let step = if force { Ok(self.state.lock().begin_release()) } else { self.take_level(owner) };
         match step {
             Ok(Step::Nothing) if force => Ok(Released::NotHeld),
@@ -187,7 +187,7 @@ impl ReadWrite {
     /// # Errors
     /// What the mechanism gives.
     pub fn release_all(&self) -> Result<(), Error> {
-        registry::notice_fork();
+        fork::notice_fork();
         let step = self.state.lock().begin_release();
         if let Step::Unlock(hold) = step { self.unlock(hold) } else { Ok(()) }
     }

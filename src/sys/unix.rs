@@ -237,7 +237,7 @@ pub(crate) fn close_inherited(descriptor: Descriptor, id: FileId) {
         return;
     }
     // SAFETY: the number is open, it stands for the file it was opened for, and no `File` of this process
-    // will close it again (`registry::Tracked` forgets files of another generation).
+    // will close it again (`fork::Tracked` forgets files of another generation).
     unsafe {
         rustix::io::close(descriptor);
     }

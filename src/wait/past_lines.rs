@@ -1,7 +1,6 @@
 //! Lines that were found not to move.
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::fork::ForkMutex;
@@ -11,7 +10,7 @@ use crate::path;
 /// For how long a process goes past a line after it found that it does not move.
 const FOR_A_WHILE: Duration = Duration::from_secs(1);
 
-static PAST_LINES: LazyLock<ForkMutex<Vec<PastLine>>> = LazyLock::new(ForkMutex::new);
+static PAST_LINES: ForkMutex<Vec<PastLine>> = ForkMutex::new();
 
 /// A line that was found not to move.
 #[derive(Debug)]

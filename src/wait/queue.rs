@@ -16,7 +16,7 @@ use std::mem;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
@@ -43,7 +43,7 @@ pub(super) fn tick(poll_interval: Duration) -> Duration {
 const LOOKS: u32 = 6;
 const BETWEEN_LOOKS: Duration = Duration::from_micros(800);
 
-static QUEUES: LazyLock<ForkMutex<HashMap<PathBuf, Arc<Queue>>>> = LazyLock::new(ForkMutex::new);
+static QUEUES: ForkMutex<HashMap<PathBuf, Arc<Queue>>> = ForkMutex::new();
 /// How many queues there are, for those who would look in vain. A child starts with its parent's number, and
 /// corrects it at the first look.
 static QUEUES_LISTED: AtomicUsize = AtomicUsize::new(0);

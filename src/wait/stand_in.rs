@@ -2,8 +2,8 @@
 
 use std::io;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ const BETWEEN_CALLS: Duration = Duration::from_micros(50);
 
 /// The most stand-ins at a time; further heads do without.
 const MOST_STAND_INS: usize = 16;
-static STAND_INS: LazyLock<ForkMutex<usize>> = LazyLock::new(ForkMutex::new);
+static STAND_INS: ForkMutex<usize> = ForkMutex::new();
 
 impl StandIn {
     /// Sends somebody to the line, who calls `wake` when he has come to its head. `None`: nobody is to be had.

@@ -12,11 +12,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use crate::fork::ForkMutex;
-use crate::registry::Tracked;
+use crate::fork::Tracked;
 use crate::sys::{self, FileId, Others, ranges};
 
 /// The most descriptions that lock objects keep while they hold nothing: a process has no more than 1024 descriptors by
@@ -36,9 +36,9 @@ pub fn expect_record_locks() {
     TAKES_RECORD_LOCKS.store(true, Ordering::Relaxed);
 }
 
-static KEPT: LazyLock<ForkMutex<usize>> = LazyLock::new(ForkMutex::new);
+static KEPT: ForkMutex<usize> = ForkMutex::new();
 
-static PARKED: LazyLock<ForkMutex<HashMap<FileId, Vec<Tracked>>>> = LazyLock::new(ForkMutex::new);
+static PARKED: ForkMutex<HashMap<FileId, Vec<Tracked>>> = ForkMutex::new();
 /// How many files have parked descriptions, for those who would look in vain. A child starts with its parent's number,
 /// and corrects it at the first look.
 static FILES_PARKED: AtomicUsize = AtomicUsize::new(0);

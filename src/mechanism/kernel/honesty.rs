@@ -7,11 +7,10 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::LazyLock;
 
 use crate::fork::ForkMutex;
+use crate::fork::Tracked;
 use crate::notice;
-use crate::registry::Tracked;
 use crate::sys::{self, FileId, Verdict};
 
 /// What the locks of a file system have shown to do.
@@ -32,7 +31,7 @@ struct Finding {
 }
 
 /// Of each file system that was asked. A forked child asks again.
-static FINDINGS: LazyLock<ForkMutex<Vec<Finding>>> = LazyLock::new(ForkMutex::new);
+static FINDINGS: ForkMutex<Vec<Finding>> = ForkMutex::new();
 
 /// What is known of the file system of `file`.
 pub(super) fn known(file: &File, id: FileId) -> Option<Honesty> {

@@ -26,7 +26,7 @@ use place::KernelPlace;
 
 use super::{Attempt, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
-use crate::registry::Tracked;
+use crate::fork::Tracked;
 use crate::sys::{self, FileId, Verdict};
 
 /// How often an attempt starts again because the file was replaced under it. filelock 3.29 removes its

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{KernelGuard, failed};
 use crate::error::Error;
+use crate::fork::Tracked;
 use crate::mechanism::{Guard, Place};
-use crate::registry::Tracked;
 use crate::sys::{self, FileId};
 
 /// The lock file, opened to wait for its lock.

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::lease::{self, Lease};
@@ -16,12 +16,12 @@ use super::observe;
 use super::rooms::{Look, Readers, Rooms, look, writer_name};
 use super::seam::{Step, reach};
 use crate::error::Error;
+use crate::fork::Tracked;
 use crate::fork::{self, ForkMutex};
 use crate::heartbeat::{self, Beat, Next};
 use crate::mechanism::marker::random_hex;
 use crate::mechanism::{Guard, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
-use crate::registry::Tracked;
 use crate::sys::{self, FileId, names};
 
 /// How often a removal is tried before it counts as failed.
@@ -68,7 +68,7 @@ struct Health {
 }
 
 /// The claims of this process, for its end.
-static CLAIMS: LazyLock<ForkMutex<Vec<Weak<Claim>>>> = LazyLock::new(ForkMutex::new);
+static CLAIMS: ForkMutex<Vec<Weak<Claim>>> = ForkMutex::new();
 
 /// What one look at the own markers came to.
 enum Refreshed {

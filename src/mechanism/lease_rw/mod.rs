@@ -55,7 +55,7 @@ use transition::{Entered, Transition};
 
 use super::{Attempt, Bid, Manners, Mechanism, Mode, Terms};
 use crate::error::Error;
-use crate::registry::Tracked;
+use crate::fork::Tracked;
 use crate::sys::{self, FileId, names};
 
 /// How often an attempt begins again because the file system said something that does not last.

@@ -171,7 +171,7 @@ fn shared_name() -> Option<OsString> {
 fn shared(readers: &Readers) -> Option<Vec<Seen>> {
     let name = shared_name()?;
     let mut bytes = Vec::new();
-    let file = crate::registry::Tracked::open(|| names::open_to_read(readers.named(&name)?)).ok()?;
+    let file = crate::fork::Tracked::open(|| names::open_to_read(readers.named(&name)?)).ok()?;
     let file = file.file()?;
     if names::stamp_of(file).ok()?.kind != sys::Kind::Regular {
         return None;
@@ -194,7 +194,7 @@ fn share(readers: &Readers, seen: &Seen, now: Duration) -> io::Result<()> {
         others.filter(|other| is_there(&other.name)).take(MOST - 1).map(|other| other.to_line()).collect();
     let private = OsString::from(format!(".seen.{}.{}", std::process::id(), random_hex()));
     let at = readers.named(&private)?;
-    let file = crate::registry::Tracked::open(|| names::create_new(at, 0o600))?;
+    let file = crate::fork::Tracked::open(|| names::create_new(at, 0o600))?;
     let mut file = file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))?;
     let written = file.write_all(format!("{lines}{}", seen.to_line()).as_bytes());
     written.and_then(|()| names::rename(at, &name)).inspect_err(|_| drop(names::remove(at)))

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use super::lease;
 use crate::error::{Error, ErrorKind};
+use crate::fork::Tracked;
 use crate::mechanism::marker::Site;
-use crate::registry::Tracked;
 use crate::sys::{self, At, Kind, Stamp, names};
 
 const WRITER: &str = ".writer.";

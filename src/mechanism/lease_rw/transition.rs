@@ -6,7 +6,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::lease;
@@ -25,7 +24,7 @@ const ROUNDS: usize = 4;
 
 /// The transitions that threads of this process are in, by the folder's inode (the same folder may be mounted twice) and
 /// the name.
-static TURNS: LazyLock<ForkMutex<Vec<(u64, OsString)>>> = LazyLock::new(ForkMutex::new);
+static TURNS: ForkMutex<Vec<(u64, OsString)>> = ForkMutex::new();
 
 /// A thread's right to be the only one of this process in a transition: its marker names the process only.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! The names that contenders have beside a marker's.
 
 use std::ffi::{OsStr, OsString};
-use std::sync::LazyLock;
 
 use super::draft::random_hex;
 use super::site::Site;
@@ -42,7 +41,7 @@ pub(super) fn aside_of(site: &Site, pid: u32) -> OsString {
 
 /// The names beside markers that threads of this process have. An earlier process may have had our number and died
 /// over a name of its own: what that has is to be recovered, these are not.
-static OWN_ASIDES: LazyLock<ForkMutex<Vec<OsString>>> = LazyLock::new(ForkMutex::new);
+static OWN_ASIDES: ForkMutex<Vec<OsString>> = ForkMutex::new();
 
 /// A name beside a marker's that a thread of this process has.
 pub(super) struct OwnAside {

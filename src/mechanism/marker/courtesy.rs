@@ -4,7 +4,6 @@
 //! is no line to ask, for a line needs a file that stays, and a marker goes with each holder.
 
 use std::ffi::{OsStr, OsString};
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::fork::ForkMutex;
@@ -13,7 +12,7 @@ use crate::fork::ForkMutex;
 const HEAD_START: Duration = Duration::from_micros(300);
 
 /// The name of the last marker that was given back while others waited, and until when they go first.
-static OWED: LazyLock<ForkMutex<Option<(OsString, Instant)>>> = LazyLock::new(ForkMutex::new);
+static OWED: ForkMutex<Option<(OsString, Instant)>> = ForkMutex::new();
 
 /// Notes that others waited for the marker `name` that is given back now.
 pub(super) fn owe(name: &OsStr) {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::site::Site;
 use crate::error::Error;
+use crate::fork::Tracked;
 use crate::process;
-use crate::registry::Tracked;
 use crate::sys::{self, FileId, names};
 
 /// Write permissions that no marker has: its record is the owner's word.

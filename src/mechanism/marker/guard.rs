@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 
 use super::courtesy;
 use super::draft::Draft;
@@ -28,7 +28,7 @@ struct Held {
 }
 
 /// The markers of this process, for the end of the process: unlike a kernel lock, they stay.
-static HELD: LazyLock<ForkMutex<Vec<Weak<Held>>>> = LazyLock::new(ForkMutex::new);
+static HELD: ForkMutex<Vec<Weak<Held>>> = ForkMutex::new();
 
 impl Held {
     /// Takes the marker away from its name, or sees to it that it holds nothing wherever it is.

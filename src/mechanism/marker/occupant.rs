@@ -2,15 +2,14 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::site::Site;
 use crate::error::Error;
 use crate::fork::ForkMutex;
+use crate::fork::Tracked;
 use crate::process::{self, Fate};
 use crate::record::{self, Content};
-use crate::registry::Tracked;
 use crate::sys::{self, FileId, Kind, Stamp, Verdict, names};
 
 /// For how long something that is no marker must have been seen unchanged before it is taken for the rest of one: its
@@ -164,7 +163,7 @@ struct Seen {
 }
 
 /// What attempts of this process saw. It outlives them: many short attempts count like a long one.
-static SEEN: LazyLock<ForkMutex<Vec<Seen>>> = LazyLock::new(ForkMutex::new);
+static SEEN: ForkMutex<Vec<Seen>> = ForkMutex::new();
 const MOST_SEEN: usize = 64;
 
 /// For how long this process has known the file to be as it is, by its own clock.

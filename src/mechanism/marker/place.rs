@@ -16,9 +16,9 @@ use super::courtesy;
 use super::occupant::{self, Found};
 use super::site::Site;
 use crate::error::Error;
+use crate::fork::Tracked;
 use crate::mechanism::{Attempt, Guard, Manners, Place, Terms};
 use crate::record::Content;
-use crate::registry::Tracked;
 use crate::sys::{self, FileId, Verdict};
 use crate::wait;
 

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
+use crate::fork::Tracked;
 use crate::path;
-use crate::registry::Tracked;
 use crate::sys::{self, At, Facts, Stamp, Verdict, names};
 
 /// A place for a marker. It stays the same place when the working directory changes or the folder is renamed.

@@ -1,26 +1,12 @@
-//! Which process this is, counted in forks, and state that a forked child finds fresh.
+//! A mutex, and in it state that a forked child finds fresh.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use once_cell::race::OnceBox;
 use parking_lot::{Mutex, MutexGuard};
 
-static GENERATION: AtomicU64 = AtomicU64::new(0);
-
-/// How many forks lie between the process that loaded this library and the one that asks.
-///
-/// Whatever was made in another generation belongs to an ancestor: a child neither unlocks nor closes it.
-pub(crate) fn generation() -> u64 {
-    GENERATION.load(Ordering::Relaxed)
-}
-
-/// Makes this process a generation of its own. Only [`crate::registry`] calls it, when it learns of a fork.
-pub(crate) fn enter_child() {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-}
+use super::generation;
 
 /// A mutex whose content a forked child finds as `T::default()`, and unlocked.
 ///
@@ -32,7 +18,8 @@ pub(crate) fn enter_child() {
 /// process, and a fork can copy it in the middle of a change.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
-    first: Arc<Node<T>>,
+    /// Made when the mutex is first locked, by a cell that never blocks: a fork at that moment leaves nothing half done.
+    first: OnceBox<Node<T>>,
 }
 
 #[derive(Debug)]
@@ -49,14 +36,16 @@ impl<T: Default> Node<T> {
     }
 }
 
-impl<T: Default> ForkMutex<T> {
-    pub(crate) fn new() -> Self {
-        Self { first: Arc::new(Node::new()) }
+impl<T> ForkMutex<T> {
+    pub(crate) const fn new() -> Self {
+        Self { first: OnceBox::new() }
     }
+}
 
+impl<T: Default> ForkMutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         let now = generation();
-        let mut node: &Node<T> = &self.first;
+        let mut node = self.first.get_or_init(|| Box::new(Node::new()));
         while node.generation != now {
             node = node.successor.get_or_init(|| Box::new(Node::new()));
         }
@@ -85,9 +74,10 @@ fn back_off(spins: u32) {
 
 impl<T> Drop for ForkMutex<T> {
     fn drop(&mut self) {
-        if self.first.generation != generation() {
+        let is_inherited = |node: &Node<T>| node.generation != generation();
+        if self.first.get().is_some_and(is_inherited) {
             // Dropping a content that another thread may have half changed is not safe.
-            std::mem::forget(Arc::clone(&self.first));
+            std::mem::forget(std::mem::take(&mut self.first));
         }
     }
 }
