@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peers import Contender
+
+# A shell without job control has its background jobs ignore Ctrl-C, and the programs that these start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
