@@ -6,6 +6,7 @@
 mod byte_range;
 mod kernel;
 mod lease_rw;
+mod lock_file;
 mod marker;
 
 use std::fmt::Debug;

@@ -33,6 +33,7 @@ pub use description::expect_record_locks;
 use description::{Description, Home};
 use place::RangePlace;
 
+use super::lock_file::{self, Opened, explained, failed, no_lock_file};
 use super::{Attempt, Bid, Guard, Manners, Mechanism, Mode, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::sys::{self, FileId, Verdict, ranges};
@@ -51,12 +52,12 @@ const WRITE_AHEAD_LOG: u8 = 2;
 pub struct ByteRangeLock {
     home: Arc<Home>,
     /// The file at the path was a regular one when it was last locked.
-    is_known: AtomicBool,
+    was_regular: AtomicBool,
 }
 
 impl Default for ByteRangeLock {
     fn default() -> Self {
-        Self { home: Home::new(), is_known: AtomicBool::new(false) }
+        Self { home: Home::new(), was_regular: AtomicBool::new(false) }
     }
 }
 
@@ -73,7 +74,7 @@ impl ByteRangeLock {
         }
     }
 
-    fn open(&self, path: &Path) -> Result<Opened, Error> {
+    fn open(&self, path: &Path) -> Result<Opened<Description>, Error> {
         let reused = Description::reuse(&self.home, path).map_err(|error| failed("stat", path, error))?;
         if let Some(description) = reused {
             return Ok(Opened::Yes(description));
@@ -81,32 +82,24 @@ impl ByteRangeLock {
         self.open_anew(path)
     }
 
-    fn open_anew(&self, path: &Path) -> Result<Opened, Error> {
-        if !self.is_known.load(Ordering::Relaxed) {
+    fn open_anew(&self, path: &Path) -> Result<Opened<Description>, Error> {
+        if !self.was_regular.load(Ordering::Relaxed) {
             sys::check_kind(path).map_err(|error| no_lock_file(path, error))?;
         }
-        let description = match Description::open(&self.home, path) {
-            Ok(description) => description,
-            Err(error) => {
-                return match sys::classify(&error) {
-                    Verdict::Contended => Ok(Opened::Contended),
-                    Verdict::Interrupted => Ok(Opened::Interrupted),
-                    verdict @ (Verdict::Unsupported | Verdict::Missing | Verdict::Failed) => {
-                        Err(explained(verdict, "open", path, error))
-                    }
-                };
-            }
+        let description = match lock_file::opened(path, Description::open(&self.home, path))? {
+            Opened::Yes(description) => description,
+            other @ (Opened::Contended | Opened::Interrupted) => return Ok(other),
         };
         if !description.is_regular() {
             description.discard();
             return Err(no_lock_file(path, sys::special_file_error()));
         }
-        self.is_known.store(true, Ordering::Relaxed);
+        self.was_regular.store(true, Ordering::Relaxed);
         Ok(Opened::Yes(description))
     }
 
     /// A description of the very file that is at the path now.
-    fn open_current(&self, path: &Path) -> Result<Opened, Error> {
+    fn open_current(&self, path: &Path) -> Result<Opened<Description>, Error> {
         match self.open(path)? {
             Opened::Yes(description)
                 if description.is_outdated(path).map_err(|error| failed("stat", path, error))? =>
@@ -117,13 +110,6 @@ impl ByteRangeLock {
             opened @ (Opened::Yes(_) | Opened::Contended | Opened::Interrupted) => Ok(opened),
         }
     }
-}
-
-/// What opening the file came to.
-enum Opened {
-    Yes(Description),
-    Contended,
-    Interrupted,
 }
 
 impl Mechanism for ByteRangeLock {
@@ -174,7 +160,7 @@ impl Mechanism for ByteRangeLock {
     /// A writer that polls goes on from what it has: RESERVED and PENDING keep new readers out.
     fn bid(&self, path: &Path, terms: Terms) -> Option<Box<dyn Bid>> {
         (terms.mode == Mode::Exclusive).then(|| {
-            let lock = Self { home: Arc::clone(&self.home), is_known: AtomicBool::new(false) };
+            let lock = Self { home: Arc::clone(&self.home), was_regular: AtomicBool::new(false) };
             Box::new(RangeBid { lock, path: path.to_owned(), terms, begun: None }) as Box<dyn Bid>
         })
     }
@@ -285,19 +271,6 @@ fn refuse_unfit(description: &Description, path: &Path) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::Unfit, "lock", path).because(explanation));
     }
     Ok(())
-}
-
-fn explained(verdict: Verdict, operation: &'static str, path: &Path, error: io::Error) -> Error {
-    let kind = if verdict == Verdict::Unsupported { ErrorKind::Unsupported } else { ErrorKind::Io };
-    Error::caused(kind, operation, path, error)
-}
-
-fn no_lock_file(path: &Path, error: io::Error) -> Error {
-    Error::caused(ErrorKind::Refused, "lock", path, error).because("a lock file is a regular file")
-}
-
-fn failed(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    Error::caused(ErrorKind::Io, operation, path, error)
 }
 
 /// A lock that is held, as a reader or as the writer.

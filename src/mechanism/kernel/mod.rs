@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use honesty::Honesty;
 use place::KernelPlace;
 
+use super::lock_file::{self, Opened, explained, failed, no_lock_file};
 use super::{Attempt, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
@@ -134,13 +135,6 @@ enum Locked {
     Interrupted,
 }
 
-/// What opening the lock file came to.
-enum Opened {
-    Yes(Tracked),
-    Contended,
-    Interrupted,
-}
-
 impl KernelLock {
     fn lock_whatever_is_there(&self, path: &Path, manners: Manners) -> Result<Locked, Error> {
         let tracked = match self.open(path)? {
@@ -171,7 +165,7 @@ impl KernelLock {
     }
 
     /// Opens the file that is at the path, if it is fit to be locked.
-    fn open(&self, path: &Path) -> Result<Opened, Error> {
+    fn open(&self, path: &Path) -> Result<Opened<Tracked>, Error> {
         if !self.was_regular.load(Ordering::Relaxed) {
             sys::check_kind(path).map_err(|error| no_lock_file(path, error))?;
         }
@@ -182,17 +176,9 @@ impl KernelLock {
             }
             opened => opened,
         };
-        let tracked = match opened {
-            Ok(tracked) => tracked,
-            Err(error) => {
-                return match sys::classify(&error) {
-                    Verdict::Contended => Ok(Opened::Contended),
-                    Verdict::Interrupted => Ok(Opened::Interrupted),
-                    verdict @ (Verdict::Unsupported | Verdict::Missing | Verdict::Failed) => {
-                        Err(explained(verdict, "open", path, error))
-                    }
-                };
-            }
+        let tracked = match lock_file::opened(path, opened)? {
+            Opened::Yes(tracked) => tracked,
+            other @ (Opened::Contended | Opened::Interrupted) => return Ok(other),
         };
         let facts = tracked.facts();
         if !facts.is_regular {
@@ -209,19 +195,6 @@ impl KernelLock {
         }
         Ok(Opened::Yes(tracked))
     }
-}
-
-fn explained(verdict: Verdict, operation: &'static str, path: &Path, error: io::Error) -> Error {
-    let kind = if verdict == Verdict::Unsupported { ErrorKind::Unsupported } else { ErrorKind::Io };
-    Error::caused(kind, operation, path, error)
-}
-
-fn no_lock_file(path: &Path, error: io::Error) -> Error {
-    Error::caused(ErrorKind::Refused, "lock", path, error).because("a lock file is a regular file")
-}
-
-fn failed(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    Error::caused(ErrorKind::Io, operation, path, error)
 }
 
 /// A lock that is held. Its drop closes the file, which gives the lock back as the last copy goes.
