@@ -40,6 +40,8 @@ pub enum ErrorKind {
     NotTheHolder(Mode),
     /// The lock object was closed.
     Closed,
+    /// The hold of the lock object was lost, and has to be released before it can be acquired again.
+    Compromised,
     /// The file is in use in a way in which this kind of lock cannot take part.
     Unfit,
     /// The platform or the file system cannot do what the mechanism needs.
@@ -147,6 +149,7 @@ impl fmt::Display for Error {
             ErrorKind::NotHeld => write!(f, "the lock object on {path} is not held"),
             ErrorKind::NotTheHolder(_) => write!(f, "this thread does not hold the lock object on {path}"),
             ErrorKind::Closed => write!(f, "the lock object on {path} is closed"),
+            ErrorKind::Compromised => write!(f, "the hold on {path} was lost, and has to be released first"),
             ErrorKind::Unfit | ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io => {
                 write!(f, "{} {path}", self.operation)?;
                 if let Some(source) = &self.source {

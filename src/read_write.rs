@@ -10,6 +10,8 @@
 //! | held by readers | | one level more for this owner | is refused | one level less for this owner; the last of all unlocks |
 //! | held by a writer | | is refused | its owner: one level more; others are refused | its owner's: one level less; the last one unlocks |
 //!
+//! A hold that was lost (a lease that others took for a dead holder's) takes no level more until it is released.
+//!
 //! What cannot come true is refused and not waited for: a reader that wants to write would wait for itself, and threads
 //! that want to exclude each other need lock objects of their own.
 //!
@@ -78,6 +80,9 @@ impl Hold {
 
     /// Counts `owner` in, and says whether it is new to this hold.
     fn join(&mut self, owner: OwnerId, mode: Mode) -> Result<bool, ErrorKind> {
+        if self.guard.is_lost() {
+            return Err(ErrorKind::Compromised);
+        }
         let held = self.mode;
         match (self.of(owner), held, mode) {
             (Some(levels), Mode::Shared, Mode::Shared) | (Some(levels), Mode::Exclusive, Mode::Exclusive) => {
@@ -101,7 +106,7 @@ impl Hold {
 enum Step {
     Nothing,
     /// An owner has no level any more, others have.
-    Forget,
+    Forget(OwnerId),
     Unlock(Hold),
 }
 
@@ -116,8 +121,8 @@ impl ReadWrite {
     ///
     /// # Errors
     /// [`Upgrade`](ErrorKind::Upgrade), [`Downgrade`](ErrorKind::Downgrade),
-    /// [`HeldByAnother`](ErrorKind::HeldByAnother) and [`Closed`](ErrorKind::Closed) are about this lock object, the rest
-    /// is as for [`Lock::acquire`](crate::Lock::acquire). Nothing is held then that was not before.
+    /// [`HeldByAnother`](ErrorKind::HeldByAnother), [`Closed`](ErrorKind::Closed) and
+    /// [`Compromised`](ErrorKind::Compromised) are about this lock object, the rest is as for [`Lock::acquire`](crate::Lock::acquire). Nothing is held then that was not before.
     pub fn acquire(
         &self,
         owner: OwnerId,
@@ -157,11 +162,25 @@ impl ReadWrite {
     /// to refuse; what the mechanism gives. Where unlocking itself failed, the lock is held as before.
     pub fn release(&self, owner: OwnerId, force: bool, path: &Path) -> Result<Released, Error> {
         fork::notice_fork();
-        let step = if force { Ok(self.state.lock().begin_release()) } else { self.take_level(owner) };
+        let step = if force { Ok(self.state.lock().begin_release()) } else { self.take_level(Some(owner)) };
+        self.take(step, force, path)
+    }
+
+    /// Releases one level of a hold that was lost, for whoever was told of the loss.
+    ///
+    /// # Errors
+    /// [`NotHeld`](ErrorKind::NotHeld) where there is no such hold any more; what the mechanism gives.
+    pub fn release_lost(&self, path: &Path) -> Result<Released, Error> {
+        fork::notice_fork();
+        let step = self.take_level(None);
+        self.take(step, false, path)
+    }
+
+    fn take(&self, step: Result<Step, ErrorKind>, force: bool, path: &Path) -> Result<Released, Error> {
         match step {
             Ok(Step::Nothing) if force => Ok(Released::NotHeld),
             Ok(Step::Nothing) => Ok(Released::StillHeld),
-            Ok(Step::Forget) => {
+            Ok(Step::Forget(owner)) => {
                 registry::forget_owner(self.id, owner);
                 Ok(Released::StillHeld)
             }
@@ -307,11 +326,13 @@ impl ReadWrite {
         Ok(())
     }
 
-    /// Takes one level of `owner`'s away.
-    fn take_level(&self, owner: OwnerId) -> Result<Step, ErrorKind> {
+    /// Takes one level of `owner`'s away; without one, of the first owner's of a hold that was lost.
+    fn take_level(&self, owner: Option<OwnerId>) -> Result<Step, ErrorKind> {
         let mut state = self.state.lock();
         let Phase::Held(hold) = &mut state.phase else { return Err(ErrorKind::NotHeld) };
         let mode = hold.mode;
+        let first = hold.levels.first().filter(|_| hold.guard.is_lost()).map(|levels| levels.owner);
+        let Some(owner) = owner.or(first) else { return Err(ErrorKind::NotHeld) };
         let Some(levels) = hold.of(owner) else { return Err(ErrorKind::NotTheHolder(mode)) };
         if levels.depth > 1 {
             levels.depth -= 1;
@@ -319,7 +340,7 @@ impl ReadWrite {
         }
         if hold.levels.len() > 1 {
             hold.levels.retain(|levels| levels.owner != owner);
-            return Ok(Step::Forget);
+            return Ok(Step::Forget(owner));
         }
         Ok(state.begin_release())
     }

@@ -14,6 +14,7 @@ from ._error import Timeout
 from ._native import __version__
 from ._read_write import ReadWriteLock
 from ._soft import SoftFileLock, SoftFileLockLifetimeWarning
+from ._soft_rw import SoftReadWriteLock
 from ._unix import UnixFileLock, has_fcntl
 from ._windows import WindowsFileLock
 
@@ -21,12 +22,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sys
 
+    from ._compromise import CompromiseReason, LeaseCompromise
+
     if sys.platform == "win32":
         FileLock = WindowsFileLock
     else:
         FileLock = UnixFileLock
 else:
     FileLock = WindowsFileLock if _native.MECHANISM == "LockFileEx" else UnixFileLock
+
+
+_LATE = ("CompromiseReason", "LeaseCompromise")
+"""What needs modules that take longer to import than all of this package."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from . import _compromise
+
+    globals().update({late: getattr(_compromise, late) for late in _LATE})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})
 
 
 def install() -> None:
@@ -43,10 +64,13 @@ def install() -> None:
 __all__ = [
     "AcquireReturnProxy",
     "BaseFileLock",
+    "CompromiseReason",
     "FileLock",
+    "LeaseCompromise",
     "ReadWriteLock",
     "SoftFileLock",
     "SoftFileLockLifetimeWarning",
+    "SoftReadWriteLock",
     "Timeout",
     "UnixFileLock",
     "WindowsFileLock",

@@ -69,7 +69,9 @@ def _alias(spec: ModuleSpec | None, file: str | None) -> ModuleType:
     alias = ModuleType(_NAME, "ferrolock under the name of filelock.")
     public = [name for name in ferrolock.__all__ if name != "install"]
     vars(alias).update(
-        {name: getattr(ferrolock, name) for name in public},
+        {name: getattr(ferrolock, name) for name in public if name in vars(ferrolock)},
+        __getattr__=_late,
+        __dir__=lambda: sorted({*vars(alias), *public}),
         __version__=IMPLEMENTED_RELEASE,
         version=IMPLEMENTED_RELEASE,
         __all__=public,
@@ -78,6 +80,14 @@ def _alias(spec: ModuleSpec | None, file: str | None) -> ModuleType:
         __file__=file,
     )
     return alias
+
+
+def _late(name: str) -> object:
+    """Give what ferrolock itself has not imported yet."""
+    if name not in ferrolock.__all__ or name == "install":
+        msg = f"module {_NAME!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(ferrolock, name)
 
 
 def _version_module() -> ModuleType:

@@ -7,6 +7,8 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
+from ._compromise import LeaseCompromise
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _L_co = TypeVar("_L_co", covariant=True, default=Any)
@@ -181,13 +183,29 @@ class NativeLock:
 
 @disjoint_base
 class NativeReadWriteLock:
-    """The half of ``ReadWriteLock`` that touches the core."""
+    """The half of ``ReadWriteLock`` and ``SoftReadWriteLock`` that touches the core."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     @staticmethod
     def _check(timeout: float, blocking: bool) -> None: ...
+    @staticmethod
+    def _check_lease(
+        heartbeat_interval: float | None = None,
+        stale_threshold: float | None = None,
+        poll_interval: float | None = None,
+        on_compromise: Callable[[LeaseCompromise], object] | None = None,
+    ) -> None: ...
     def _configure(
-        self, lock_file: str | os.PathLike[str], timeout: float, blocking: bool, *, mechanism: str
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float,
+        blocking: bool,
+        *,
+        mechanism: str,
+        heartbeat_interval: float | None = None,
+        stale_threshold: float | None = None,
+        poll_interval: float | None = None,
+        on_compromise: Callable[[LeaseCompromise], object] | None = None,
     ) -> None: ...
     def acquire_read(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """
@@ -239,6 +257,17 @@ class NativeReadWriteLock:
 
     timeout: float
     blocking: bool
+    _poll_interval: float
+    @property
+    def _heartbeat_interval(self) -> float: ...
+    @property
+    def _stale_threshold(self) -> float: ...
+    @property
+    def _on_compromise(self) -> Callable[[LeaseCompromise], object] | None: ...
+    @property
+    def _generation(self) -> int | None: ...
+    @property
+    def _compromise(self) -> LeaseCompromise | None: ...
     def _finalize(self) -> None: ...
     def _is_finalizing(self) -> bool: ...
     def _is_held_by_anyone(self) -> bool: ...

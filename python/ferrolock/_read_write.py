@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from inspect import Signature
     from typing import Any, ParamSpec, TypeVar
 
     from typing_extensions import Self
@@ -37,19 +38,52 @@ class ReadWriteLockMeta(type):
             return construct()
         from ._singleton import get_or_construct
 
-        NativeReadWriteLock._check(timeout, blocking)
-        given = {"timeout": float(timeout), "blocking": blocking}
-        return get_or_construct(cls, lock_file, given, construct, cls._describe)
+        lock: Any = cls  # one of the classes below
+        given = lock._given(timeout=timeout, blocking=blocking, **options)
+        return get_or_construct(cls, lock_file, given, construct, lock._describe)
 
-    @staticmethod
-    def _describe(_different: list[str], existing: dict[str, Any], passed: dict[str, Any]) -> str:
+    @property
+    def __signature__(cls) -> Signature:
+        from inspect import signature
+
+        own = signature(cls.__init__)  # type: ignore[misc] - this very class
+        return own.replace(parameters=list(own.parameters.values())[1:])
+
+
+class ReadWriteLockBase(NativeReadWriteLock, metaclass=ReadWriteLockMeta):
+    """What the locks of readers and writers have in common."""
+
+    _is_singleton: bool
+    _singleton_options: dict[str, Any]
+
+    __del__ = NativeReadWriteLock._finalize
+
+    def __repr__(self) -> str:
+        state = "held" if self._is_held_by_anyone() else "unheld"
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self.lock_file!r} {state} at {id(self):#x}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as settings: what comes out is unheld."""
+        return _unpickle, (type(self), self.lock_file, self._settings())
+
+    @classmethod
+    def _given(cls, *, timeout: float, blocking: bool, **_options: Any) -> dict[str, Any]:
+        """Check what was asked for, and give what a living lock must have been made with."""
+        NativeReadWriteLock._check(timeout, blocking)
+        return {"timeout": float(timeout), "blocking": blocking}
+
+    @classmethod
+    def _describe(cls, _different: list[str], existing: dict[str, Any], passed: dict[str, Any]) -> str:
         def words(options: dict[str, Any]) -> str:
             return f"timeout={options['timeout']}, blocking={options['blocking']}"
 
         return f"Singleton lock created with {words(existing)}, cannot be changed to {words(passed)}"
 
+    def _settings(self) -> dict[str, Any]:
+        return {"timeout": self.timeout, "blocking": self.blocking, "is_singleton": self._is_singleton}
 
-class ReadWriteLock(NativeReadWriteLock, metaclass=ReadWriteLockMeta):
+
+class ReadWriteLock(ReadWriteLockBase):
     """
     Any number of readers, or one writer, among processes.
 
@@ -63,7 +97,6 @@ class ReadWriteLock(NativeReadWriteLock, metaclass=ReadWriteLockMeta):
     """
 
     _mechanism = "byte_range"
-    _singleton_options: dict[str, Any]
 
     def __init__(
         self,
@@ -93,24 +126,10 @@ class ReadWriteLock(NativeReadWriteLock, metaclass=ReadWriteLockMeta):
         lock: Self = cls(lock_file, timeout, blocking=blocking)
         return lock
 
-    __del__ = NativeReadWriteLock._finalize
 
-    def __repr__(self) -> str:
-        state = "held" if self._is_held_by_anyone() else "unheld"
-        return f"<{type(self).__module__}.{type(self).__qualname__} {self.lock_file!r} {state} at {id(self):#x}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as settings: what comes out is unheld."""
-        settings = {"timeout": self.timeout, "blocking": self.blocking, "is_singleton": self._is_singleton}
-        return _unpickle, (type(self), self.lock_file, settings)
-
-
-# What `inspect.signature` shows for the class.
-ReadWriteLockMeta.__call__.__wrapped__ = ReadWriteLock.__init__  # type: ignore[attr-defined]
-
-
-def _unpickle(cls: type[ReadWriteLock], lock_file: str, settings: dict[str, Any]) -> ReadWriteLock:
-    return cls(lock_file, **settings)
+def _unpickle(cls: type[ReadWriteLockBase], lock_file: str, settings: dict[str, Any]) -> ReadWriteLockBase:
+    lock: ReadWriteLockBase = cls(lock_file, **settings)
+    return lock
 
 
 def _decorated(context: AbstractContextManager[None], function: Callable[P, R]) -> Callable[P, R]:

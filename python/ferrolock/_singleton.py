@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from ._api import BaseFileLock
-    from ._read_write import ReadWriteLock
+    from ._read_write import ReadWriteLockBase
 
-    AnyLock = TypeVar("AnyLock", BaseFileLock, ReadWriteLock)
+    AnyLock = TypeVar("AnyLock", BaseFileLock, ReadWriteLockBase)
 
 
 class _Cache:
@@ -81,7 +81,7 @@ def get_or_construct(
         return lock
 
 
-def _still_leads_to(key: str, lock: BaseFileLock | ReadWriteLock) -> bool:
+def _still_leads_to(key: str, lock: BaseFileLock | ReadWriteLockBase) -> bool:
     """A relative path leads elsewhere after a ``chdir``; but a hold stays where it was taken."""
     if lock._is_finalizing():
         return False
@@ -96,6 +96,8 @@ def _refuse_other_options(
     describe: Callable[[list[str], dict[str, Any], dict[str, Any]], str],
 ) -> None:
     names = [name for name in existing if name in passed]  # what a lock was unpickled with are the usual ones only
+    if passed.get("on_compromise") is None:  # who has nothing to be called takes what there is
+        names = [name for name in names if name != "on_compromise"]
     different = [name for name in names if _behaviour(name, existing[name]) != _behaviour(name, passed[name])]
     if different:
         raise ValueError(describe(different, existing, passed))

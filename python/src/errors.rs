@@ -82,7 +82,8 @@ pub(crate) fn from_core_as(
         | ErrorKind::HeldByAnother(_)
         | ErrorKind::NotHeld
         | ErrorKind::NotTheHolder(_)
-        | ErrorKind::Closed => PyRuntimeError::new_err(error.to_string()),
+        | ErrorKind::Closed
+        | ErrorKind::Compromised => PyRuntimeError::new_err(error.to_string()),
         ErrorKind::Interrupted | ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io | _ => {
             os_error(py, error)
         }

@@ -10,8 +10,10 @@ mod configured;
 mod errors;
 mod given;
 mod known;
+mod lease;
 mod lock;
 mod logging;
+mod mode_context;
 mod once;
 mod options;
 mod proxy;
@@ -52,11 +54,13 @@ mod _native {
     #[pymodule_export]
     use super::lock::NativeLock;
     #[pymodule_export]
+    use super::mode_context::ModeContext;
+    #[pymodule_export]
     use super::options::{check_lifetime, check_options};
     #[pymodule_export]
     use super::proxy::AcquireReturnProxy;
     #[pymodule_export]
-    use super::read_write::{ModeContext, NativeReadWriteLock};
+    use super::read_write::NativeReadWriteLock;
     #[pymodule_export]
     use super::{canonical_path, possible_holder, remove_markers_at_exit};
 

@@ -16,7 +16,7 @@ pub(crate) const DEFAULT_POLL_INTERVAL_SECONDS: f64 = 0.05;
 /// A mode of -1 leaves the permissions of a new lock file to the umask.
 const UNSET_MODE: i64 = -1;
 
-fn type_name(value: &Bound<'_, PyAny>) -> String {
+pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }
 
@@ -70,12 +70,47 @@ pub(crate) fn poll_interval(value: &Bound<'_, PyAny>) -> PyResult<f64> {
     if !interval.is_finite() || interval < 0.0 {
         return Err(PyValueError::new_err("poll_interval must be finite and non-negative"));
     }
+    check_length("poll_interval", interval)?;
+    Ok(interval)
+}
+
+fn check_length(name: &str, interval: f64) -> PyResult<()> {
     if interval > LONGEST_POLL_SECONDS {
         return Err(PyValueError::new_err(format!(
-            "poll_interval must be at most {LONGEST_POLL_SECONDS:.0} seconds"
+            "{name} must be at most {LONGEST_POLL_SECONDS:.0} seconds"
         )));
     }
+    Ok(())
+}
+
+/// An interval in which something is done again and again.
+pub(crate) fn positive_seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let interval = seconds(name, value)?;
+    if !interval.is_finite() || interval <= 0.0 {
+        return Err(PyValueError::new_err(format!("{name} must be finite and positive")));
+    }
+    check_length(name, interval)?;
     Ok(interval)
+}
+
+/// The time for which a lease is good without a heartbeat.
+pub(crate) fn threshold(name: &str, value: &Bound<'_, PyAny>, heartbeat_seconds: f64) -> PyResult<f64> {
+    let threshold = seconds(name, value)?;
+    if !threshold.is_finite() {
+        return Err(PyValueError::new_err(format!("{name} must be finite")));
+    }
+    check_below("heartbeat_interval", heartbeat_seconds, name, threshold)?;
+    Ok(threshold)
+}
+
+/// Checks that one number is smaller than another.
+pub(crate) fn check_below(name: &str, value: f64, other_name: &str, other: f64) -> PyResult<()> {
+    if value < other {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "{name} must be less than {other_name}, and {value:?} is not less than {other:?}"
+    )))
 }
 
 /// The permission bits of a new lock file; `None` leaves them to the umask.

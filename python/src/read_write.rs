@@ -9,13 +9,16 @@ use ferrolock::mechanism::{ByteRangeLock, Mode, expect_record_locks};
 use ferrolock::{Error, ErrorKind, Patience, ReadWrite, Timeout};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::pyclass::{PyTraverseError, PyVisit};
+use pyo3::types::{PyDict, PyTuple};
 
-use crate::caller::caller;
+use crate::caller::{acquirer, caller};
 use crate::configured::Failure;
 use crate::errors;
 use crate::given::{UnusablePath, fspath, usable_path};
 use crate::known::known;
+use crate::lease::{self, Lease};
+use crate::mode_context::ModeContext;
 use crate::options;
 use crate::proxy::AcquireReturnProxy;
 use crate::watch::{Needs, PythonWatch};
@@ -28,10 +31,11 @@ struct Configured {
     path: PathBuf,
     timeout_seconds: AtomicU64,
     is_blocking: AtomicBool,
-    poll_interval: Duration,
+    poll_seconds: AtomicU64,
+    lease: Option<Lease>,
 }
 
-/// The half of `ReadWriteLock` that touches the core.
+/// The half of `ReadWriteLock` and `SoftReadWriteLock` that touches the core.
 ///
 /// It is constructed empty and filled by `_configure`, which `__init__` calls.
 #[pyclass(subclass, frozen, module = "ferrolock._native")]
@@ -97,10 +101,10 @@ impl NativeReadWriteLock {
             blocking.map_or_else(|| Ok(this.is_blocking.load(Ordering::Relaxed)), options::blocking)?;
         let patience = Patience {
             timeout: patience(timeout_seconds, is_blocking)?,
-            poll_interval: this.poll_interval,
+            poll_interval: Duration::from_secs_f64(this.poll_seconds()),
             lifetime: None,
         };
-        let caller = caller(py)?;
+        let caller = acquirer(py)?;
         note_record_locks(py)?;
         let mut watch = PythonWatch {
             caller: &caller,
@@ -125,7 +129,14 @@ impl NativeReadWriteLock {
             None => py.detach(acquire),
         };
         match (acquired, watch.error) {
-            (Ok(()), _) => Ok(AcquireReturnProxy::new(slf.clone().into_any().unbind())),
+            (Ok(()), _) => {
+                if let Some(lease) = &this.lease {
+                    // Whoever drops what he holds by mistake believes that he holds it, and here the next one is let in
+                    // on another machine.
+                    lease.monitor.keep(Box::new(slf.clone().unbind()));
+                }
+                Ok(AcquireReturnProxy::new(slf.clone().into_any().unbind()))
+            }
             (Err(Failure::Core(error, holder)), None) => Err(refusal(slf, this, mode, &error)
                 .unwrap_or_else(|| errors::from_core(py, this.lock_file.bind(py), &error, holder))),
             (Err(Failure::Python(error)), None) | (Err(_), Some(error)) => Err(error),
@@ -145,6 +156,14 @@ impl NativeReadWriteLock {
 impl Configured {
     fn timeout_seconds(&self) -> f64 {
         f64::from_bits(self.timeout_seconds.load(Ordering::Relaxed))
+    }
+
+    fn poll_seconds(&self) -> f64 {
+        f64::from_bits(self.poll_seconds.load(Ordering::Relaxed))
+    }
+
+    fn lease(&self) -> PyResult<&Lease> {
+        self.lease.as_ref().ok_or_else(|| PyRuntimeError::new_err("the lock is not one by leases"))
     }
 }
 
@@ -166,6 +185,16 @@ fn refusal(
     Some(match error.kind() {
         ErrorKind::Upgrade => cannot(": already holding a read lock (upgrade not allowed)".into()),
         ErrorKind::Downgrade => cannot(": already holding a write lock (downgrade not allowed)".into()),
+        // Said of a lease whoever has the other mode.
+        ErrorKind::HeldByAnother(Mode::Shared) if this.lease.is_some() && mode == Mode::Exclusive => {
+            cannot(": already holding a read lock (upgrade not allowed)".into())
+        }
+        ErrorKind::HeldByAnother(Mode::Exclusive) if this.lease.is_some() && mode == Mode::Shared => {
+            cannot(": already holding a write lock (downgrade not allowed)".into())
+        }
+        ErrorKind::Compromised => cannot(
+            ": the hold was lost, others may have the lock (see compromise); release it before acquiring again".into(),
+        ),
         ErrorKind::HeldByAnother(held) if held == mode => {
             cannot(" while it is held by another thread".into())
         }
@@ -206,6 +235,13 @@ impl NativeReadWriteLock {
         Self { configured: OnceLock::new(), is_finalizing: AtomicBool::new(false) }
     }
 
+    /// For the garbage collector. A cycle through here has something in it that can be cleared.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(configured) = self.configured.get() else { return Ok(()) };
+        visit.call(&configured.lock_file)?;
+        configured.lease.as_ref().map_or(Ok(()), |lease| lease.traverse(&visit))
+    }
+
     /// Checks the settings of a lock.
     #[staticmethod]
     fn _check(timeout: &Bound<'_, PyAny>, blocking: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -213,14 +249,35 @@ impl NativeReadWriteLock {
         options::blocking(blocking).map(drop)
     }
 
+    /// Checks the settings that only a lock by leases has.
+    #[staticmethod]
+    #[pyo3(signature = (heartbeat_interval=None, stale_threshold=None, poll_interval=None, on_compromise=None))]
+    fn _check_lease(
+        heartbeat_interval: Option<&Bound<'_, PyAny>>,
+        stale_threshold: Option<&Bound<'_, PyAny>>,
+        poll_interval: Option<&Bound<'_, PyAny>>,
+        on_compromise: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let given = lease::Given { heartbeat_interval, stale_threshold, poll_interval, on_compromise };
+        given.check().map(drop)
+    }
+
     /// Makes this a lock, by what `mechanism` names, and creates its file if it needs one.
-    #[pyo3(signature = (lock_file, timeout, blocking, *, mechanism))]
+    #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
+    #[pyo3(signature = (
+        lock_file, timeout, blocking, *, mechanism, heartbeat_interval=None, stale_threshold=None, poll_interval=None,
+        on_compromise=None
+    ))]
     fn _configure(
         slf: &Bound<'_, Self>,
         lock_file: &Bound<'_, PyAny>,
         timeout: &Bound<'_, PyAny>,
         blocking: &Bound<'_, PyAny>,
         mechanism: &str,
+        heartbeat_interval: Option<&Bound<'_, PyAny>>,
+        stale_threshold: Option<&Bound<'_, PyAny>>,
+        poll_interval: Option<&Bound<'_, PyAny>>,
+        on_compromise: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
         note_record_locks(py)?;
@@ -230,22 +287,31 @@ impl NativeReadWriteLock {
         let given = usable_path(&lock_file)?.map_err(UnusablePath::error)?;
         let path = py.detach(|| ferrolock::path::canonical(&given));
         let path = path.map_err(|error| errors::from_io(py, &error, given.as_os_str()))?;
-        let lock = match mechanism {
+        let (lock, lease) = match mechanism {
+            "lease" => {
+                let given =
+                    lease::Given { heartbeat_interval, stale_threshold, poll_interval, on_compromise };
+                let (lease, mechanism) = Lease::new(&given, &lock_file)?;
+                (ReadWrite::new(mechanism), Some(lease))
+            }
             "byte_range" => {
                 let mechanism = ByteRangeLock::default();
                 let prepared = py.detach(|| mechanism.prepare(&path));
                 prepared.map_err(|error| errors::from_core(py, &lock_file, &error, None))?;
-                ReadWrite::new(Box::new(mechanism))
+                (ReadWrite::new(Box::new(mechanism)), None)
             }
             unknown => return Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),
         };
+        let poll_seconds =
+            lease.as_ref().map_or(options::DEFAULT_POLL_INTERVAL_SECONDS, |lease| lease.seconds.poll);
         let configured = Configured {
             lock,
+            lease,
             lock_file: lock_file.unbind(),
             path,
             timeout_seconds: AtomicU64::new(timeout_seconds.to_bits()),
             is_blocking: AtomicBool::new(is_blocking),
-            poll_interval: Duration::from_secs_f64(options::DEFAULT_POLL_INTERVAL_SECONDS),
+            poll_seconds: AtomicU64::new(poll_seconds.to_bits()),
         };
         let set = slf.get().configured.set(configured);
         set.map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
@@ -298,7 +364,18 @@ impl NativeReadWriteLock {
         let this = slf.get().configured()?;
         let owner = caller(py)?.owner;
         note_record_locks(py)?;
-        let released = py.detach(|| this.lock.release(owner, force, &this.path));
+        // Who is told that the hold was lost may release it, on a thread that has no level of it.
+        let is_telling = this.lease.as_ref().is_some_and(Lease::is_telling);
+        let released = py.detach(|| {
+            if is_telling && !force {
+                match this.lock.release_lost(&this.path) {
+                    // It may have been released and acquired anew, on this thread too.
+                    Err(error) if error.kind() == ErrorKind::NotHeld => {}
+                    released => return released,
+                }
+            }
+            this.lock.release(owner, force, &this.path)
+        });
         match released {
             Ok(_) => Ok(()),
             Err(error) => Err(refusal(slf, this, Mode::Exclusive, &error)
@@ -346,6 +423,53 @@ impl NativeReadWriteLock {
         Ok(())
     }
 
+    /// Seconds between two refreshes of a marker.
+    #[getter(_heartbeat_interval)]
+    fn heartbeat_interval(&self) -> PyResult<f64> {
+        Ok(self.configured()?.lease()?.seconds.heartbeat)
+    }
+
+    /// Seconds after which a marker that is not refreshed counts as a dead holder's.
+    #[getter(_stale_threshold)]
+    fn stale_threshold(&self) -> PyResult<f64> {
+        Ok(self.configured()?.lease()?.seconds.threshold)
+    }
+
+    /// What is called when a hold is lost.
+    #[getter(_on_compromise)]
+    fn on_compromise(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.configured()?.lease()?.on_compromise(py))
+    }
+
+    /// The longest pause of a waiter, in seconds.
+    #[getter(_poll_interval)]
+    fn get_poll_interval(&self) -> PyResult<f64> {
+        Ok(self.configured()?.poll_seconds())
+    }
+
+    #[setter(_poll_interval)]
+    fn set_poll_interval(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let this = self.configured()?;
+        let poll_seconds = options::positive_seconds("poll_interval", value)?;
+        let threshold_seconds = this.lease()?.seconds.threshold;
+        options::check_below("poll_interval", poll_seconds, "stale_threshold", threshold_seconds)?;
+        this.poll_seconds.store(poll_seconds.to_bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The fencing number of the present hold.
+    #[getter(_generation)]
+    fn generation(&self) -> PyResult<Option<u64>> {
+        Ok(self.configured()?.lease()?.monitor.generation())
+    }
+
+    /// How the present or the last hold was lost.
+    #[getter(_compromise)]
+    fn compromise<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let this = self.configured()?;
+        this.lease()?.compromise(this.lock_file.bind(py))
+    }
+
     /// The finalizer: releases what all threads hold, for nobody else can any more.
     fn _finalize(&self, py: Python<'_>) {
         if let Some(configured) = self.configured.get() {
@@ -375,52 +499,5 @@ impl NativeReadWriteLock {
     #[expect(clippy::needless_pass_by_value, reason = "Python's str is converted, so the path is ours")]
     fn _is_held_at(&self, path: PathBuf) -> bool {
         self.configured.get().is_some_and(|configured| configured.path == path)
-    }
-}
-
-/// What `read_lock()` and `write_lock()` give: each `with` acquires and releases. Also a decorator.
-#[pyclass(frozen, module = "ferrolock._native")]
-pub(crate) struct ModeContext {
-    lock: Py<PyAny>,
-    mode: Mode,
-    timeout: Option<Py<PyAny>>,
-    blocking: Option<Py<PyAny>>,
-}
-
-#[pymethods]
-impl ModeContext {
-    /// Acquires; gives nothing.
-    fn __enter__(&self, py: Python<'_>) -> PyResult<()> {
-        // By name, for a subclass may have its own.
-        let method = match self.mode {
-            Mode::Shared => pyo3::intern!(py, "acquire_read"),
-            Mode::Exclusive => pyo3::intern!(py, "acquire_write"),
-        };
-        let lock = self.lock.bind(py);
-        if self.timeout.is_none() && self.blocking.is_none() {
-            return lock.call_method0(method).map(drop);
-        }
-        let blocking = PyDict::new(py);
-        blocking.set_item("blocking", &self.blocking)?;
-        lock.call_method(method, (&self.timeout,), Some(&blocking)).map(drop)
-    }
-
-    /// Releases one level; an exception of the body goes on.
-    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        exc_type: &Bound<'_, PyAny>,
-        exc_value: &Bound<'_, PyAny>,
-        traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let _ = (exc_type, exc_value, traceback);
-        let release: &Bound<'_, PyString> = pyo3::intern!(py, "release");
-        self.lock.bind(py).call_method0(release).map(drop)
-    }
-
-    /// Decorates a function: each call runs with the lock held in this mode.
-    fn __call__<'py>(slf: &Bound<'py, Self>, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        slf.py().import("ferrolock._read_write")?.call_method1("_decorated", (slf, function))
     }
 }

@@ -211,6 +211,11 @@ pub trait Guard: Debug + Send {
     /// The locked file.
     fn file(&self) -> FileId;
 
+    /// Whether the lock was taken from its holder. Makes no system call: asked with a mutex locked.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
     /// Gives the lock back. Does nothing in a forked child: the lock is the parent's.
     ///
     /// # Errors

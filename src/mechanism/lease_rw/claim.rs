@@ -31,11 +31,12 @@ const ROUNDS: usize = 8;
 const SUSPICIONS: u32 = 3;
 const LONGEST_SUSPICION: Duration = Duration::from_millis(200);
 
-/// It waits, or was granted, was given back, was lost.
+/// It waits, or was granted, was given back, was lost when it was held, or when it was waiting.
 const PENDING: u8 = 0;
 const HELD: u8 = 1;
 const RELEASED: u8 = 2;
 const LOST: u8 = 3;
+const SPENT: u8 = 4;
 
 /// A marker of this process, and what keeps it fresh.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl Claim {
     pub(super) fn is_spent(&self) -> bool {
         let health = self.health.lock();
         let gap = observe::now().saturating_sub(health.good);
-        health.is_doubtful || self.is_late(gap) || self.phase.load(Ordering::SeqCst) == LOST
+        health.is_doubtful || self.is_late(gap) || self.phase.load(Ordering::SeqCst) == SPENT
     }
 
     /// Whether a heartbeat after `gap` was so late that others may have counted on its not coming.
@@ -198,7 +199,7 @@ impl Claim {
     pub(super) fn grant(&self, generation: u64) -> bool {
         let granted = self.phase.compare_exchange(PENDING, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if granted {
-            self.monitor.grant(generation);
+            self.monitor.grant(&self.token, generation);
         }
         granted
     }
@@ -217,18 +218,18 @@ impl Claim {
             Ok(was_there) => was_there,
             Err(error) => {
                 self.phase.store(before, Ordering::SeqCst);
-                if before != LOST {
+                if before == PENDING || before == HELD {
                     drop(self.keep_fresh());
                 }
                 return Err(error);
             }
         };
-        if before == HELD {
-            if !was_there {
-                // Told late, but told: the heartbeat had not come to see it.
-                self.report(CompromiseReason::Evicted, None);
-            }
-            self.monitor.release();
+        if before == HELD && !was_there {
+            // Told late, but told: the heartbeat had not come to see it.
+            self.report(CompromiseReason::Evicted, None);
+        }
+        if before == HELD || before == LOST {
+            self.monitor.release(&self.token);
         }
         Ok(())
     }
@@ -303,11 +304,12 @@ impl Claim {
     }
 
     fn lose(self: &Arc<Self>, reason: CompromiseReason, error: Option<io::Error>) {
-        let lost =
-            |before| self.phase.compare_exchange(before, LOST, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        if lost(HELD) {
+        let turns = |before, after| {
+            self.phase.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        };
+        if turns(HELD, LOST) {
             self.report(reason, error.map(Arc::new));
-        } else if !lost(PENDING) {
+        } else if !turns(PENDING, SPENT) {
             return;
         }
         // What is left of it keeps others out for nobody.
@@ -318,7 +320,7 @@ impl Claim {
 impl Beat for Claim {
     fn beat(&self) -> Next {
         let phase = self.phase.load(Ordering::SeqCst);
-        if !self.is_of_this_process() || phase == RELEASED || phase == LOST {
+        if !self.is_of_this_process() || (phase != PENDING && phase != HELD) {
             return Next::Never;
         }
         let LeaseSettings { heartbeat_interval: interval, stale_threshold: threshold } = self.settings;
@@ -440,6 +442,10 @@ pub(super) struct LeaseGuard {
 impl Guard for LeaseGuard {
     fn file(&self) -> FileId {
         self.claim.file
+    }
+
+    fn is_lost(&self) -> bool {
+        self.claim.phase.load(Ordering::SeqCst) == LOST
     }
 
     fn release(self: Box<Self>) -> Result<(), ReleaseError> {

@@ -1,7 +1,9 @@
 //! How long a lease lasts, and what its holder is told of it.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +71,8 @@ pub type OnCompromise = Arc<dyn Fn(Compromise) + Send + Sync>;
 
 /// What became of the holds of one lock object.
 ///
-/// In a forked child it knows nothing of the parent's.
+/// There is one that counts. Others are there for moments: two threads that read through one lock object may both be let in,
+/// and the second one's is given back. In a forked child it knows nothing of the parent's.
 pub struct LeaseMonitor {
     told: ForkMutex<Told>,
     on_compromise: Option<OnCompromise>,
@@ -78,7 +81,15 @@ pub struct LeaseMonitor {
 #[derive(Debug, Default)]
 struct Told {
     compromise: Option<Compromise>,
-    generation: Option<u64>,
+    /// The first one counts.
+    holds: Vec<Granted>,
+    kept: Option<Box<dyn Any + Send>>,
+}
+
+#[derive(Debug)]
+struct Granted {
+    token: String,
+    generation: u64,
 }
 
 impl LeaseMonitor {
@@ -98,19 +109,43 @@ impl LeaseMonitor {
     /// is that of the last writer before it. `None`: nothing is held.
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
-        self.told.lock().generation
+        self.told.lock().holds.first().map(|hold| hold.generation)
     }
 
-    pub(super) fn grant(&self, generation: u64) {
-        *self.told.lock() = Told { compromise: None, generation: Some(generation) };
+    /// Drops `kept` when the hold is over, or at once where there is none.
+    ///
+    /// A lost hold is over when it is released. Nothing is dropped in a child that is forked meanwhile.
+    pub fn keep(&self, kept: Box<dyn Any + Send>) {
+        let _dropped_when_unlocked = {
+            let mut told = self.told.lock();
+            if told.holds.is_empty() { Some(kept) } else { told.kept.replace(kept) }
+        };
     }
 
-    pub(super) fn release(&self) {
-        self.told.lock().generation = None;
+    pub(super) fn grant(&self, token: &str, generation: u64) {
+        let mut told = self.told.lock();
+        if told.holds.is_empty() {
+            told.compromise = None;
+        }
+        told.holds.push(Granted { token: token.to_owned(), generation });
+    }
+
+    pub(super) fn release(&self, token: &str) {
+        let _dropped_when_unlocked = {
+            let mut told = self.told.lock();
+            told.holds.retain(|hold| hold.token != token);
+            if told.holds.is_empty() { mem::take(&mut told.kept) } else { None }
+        };
     }
 
     pub(super) fn report(&self, compromise: Compromise) {
-        self.told.lock().compromise = Some(compromise.clone());
+        {
+            let mut told = self.told.lock();
+            if told.holds.first().is_none_or(|hold| hold.token != compromise.token) {
+                return;
+            }
+            told.compromise = Some(compromise.clone());
+        }
         let Some(on_compromise) = self.on_compromise.clone() else { return };
         // A callback may wait for anything, and the heartbeat of other leases must not wait with it. Without a thread
         // the compromise stands to be read all the same.
