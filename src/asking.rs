@@ -99,7 +99,8 @@ impl Asker<'_> {
         Err(Error::new(kind, "lock", &path))
     }
 
-    fn attempt(&self, path: &Path, deadline: Deadline) -> Result<Attempt, Error> {
+    /// One attempt, which goes past a line only where it is the last one.
+    pub(crate) fn attempt(&self, path: &Path, deadline: Deadline) -> Result<Attempt, Error> {
         let manners = if deadline.remaining().is_none() { Manners::Hasty } else { past_lines::manners(path) };
         let attempt = self.attempt_with(path, manners)?;
         match attempt {
@@ -120,6 +121,6 @@ impl Asker<'_> {
     }
 }
 
-fn canonical(path: &Path) -> Result<PathBuf, Error> {
+pub(crate) fn canonical(path: &Path) -> Result<PathBuf, Error> {
     path::canonical(path).map_err(|error| Error::caused(ErrorKind::Io, "realpath", path, error))
 }

@@ -22,7 +22,7 @@ use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::registry::{self, Held, LockId};
 use crate::sys::{self, FileId};
-use crate::wait::{Patience, WaitsBy, Watch, queue};
+use crate::wait::{self, Contended, First, Party, Patience, Request, Target, WaitsBy, Watch};
 
 /// Whose holds a lock object tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,17 +164,32 @@ impl Lock {
             nest: &|| if self.nest(owner) { Nesting::Nested } else { Nesting::No },
         };
         if let Answer::Acquired(guard) = asker.acquire(path, watch, || Waiting::enter(self, owner))? {
-            self.commit(owner, guard);
+            self.commit(owner, owner, guard);
         }
         Ok(())
     }
 
-    /// Makes the lock that `guard` stands for a hold of `owner`'s.
-    fn commit(&self, owner: OwnerId, guard: Box<dyn Guard>) {
+    /// Acquires the lock, or nests, without waiting for anybody. What it gives, where the lock is held by others, is for
+    /// a [`Deferred`](crate::wait::Deferred) of the same request to wait with.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`]: [`TimedOut`](ErrorKind::TimedOut) where one attempt was all that was asked for, and
+    /// [`Deadlock`](ErrorKind::Deadlock) where waiting would never end.
+    pub fn acquire_at_once(&self, request: &Request<'_>) -> Result<Option<Contended>, Error> {
+        match wait::first_attempt(self, request.party(Mode::Exclusive), request.path, request.patience)? {
+            First::Had(guard) => self.commit(request.owner, request.debtor, guard),
+            First::Nested => {}
+            First::Contended(contended) => return Ok(Some(contended)),
+        }
+        Ok(None)
+    }
+
+    /// Makes the lock that `guard` stands for a hold of `owner`'s, for whom `debtor` is not to wait.
+    fn commit(&self, owner: OwnerId, debtor: OwnerId, guard: Box<dyn Guard>) {
         let file = guard.file();
         let mut guard = Some(guard);
         // Before anybody can release it: a record that came later would stay.
-        registry::record(Held { lock: self.id, owner, file });
+        registry::record(Held { lock: self.id, owner: debtor, file });
         let mut try_to_commit = || {
             self.with_slot(self.key(owner), |slot| match &mut slot.phase {
                 Phase::Free => {
@@ -200,7 +215,10 @@ impl Lock {
             registry::forget(self.id, file);
         }
         if self.scope == Scope::Shared {
-            queue::nudge(self.id);
+            wait::nudge(self.id);
+        } else {
+            // Tasks of one thread may wait for its hold.
+            wait::desk::nudge(self.id);
         }
     }
 
@@ -332,6 +350,34 @@ impl Lock {
             slots.swap_remove(index);
         }
         result
+    }
+}
+
+impl Target for Lock {
+    fn id(&self) -> LockId {
+        self.id
+    }
+
+    fn mechanism(&self) -> &dyn Mechanism {
+        &*self.mechanism
+    }
+
+    fn nest_for(&self, party: Party) -> Nesting {
+        if self.nest(party.owner) { Nesting::Nested } else { Nesting::No }
+    }
+
+    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
+        self.commit(party.owner, party.debtor, guard);
+        Ok(())
+    }
+
+    fn is_busy(&self, party: Party) -> bool {
+        let key = self.key(party.owner);
+        self.slots.lock().iter().any(|slot| slot.owner == key && matches!(slot.phase, Phase::Busy))
+    }
+
+    fn give_back(&self, party: Party, _path: &Path) -> Result<(), Error> {
+        self.release_slot(self.key(party.owner), false).map(drop)
     }
 }
 

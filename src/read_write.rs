@@ -30,7 +30,7 @@ use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::OwnerId;
 use crate::registry::{self, Held, LockId};
 use crate::sys;
-use crate::wait::{Patience, WaitsBy, Watch, queue};
+use crate::wait::{self, Party, Patience, Target, WaitsBy, Watch};
 
 /// A lock object of readers and writers: a mechanism, and the one hold that its owners have through it.
 ///
@@ -195,7 +195,7 @@ impl ReadWrite {
     /// What the mechanism gives.
     pub fn close(&self) -> Result<(), Error> {
         self.is_closed.store(true, Ordering::SeqCst);
-        queue::nudge(self.id);
+        wait::nudge(self.id);
         let released = self.release_all();
         self.mechanism.retire();
         released
@@ -322,7 +322,7 @@ impl ReadWrite {
         if joined? {
             self.record(owner, file);
         }
-        queue::nudge(self.id);
+        wait::nudge(self.id);
         Ok(())
     }
 
@@ -362,6 +362,32 @@ impl ReadWrite {
             Err(ReleaseError { guard: None, error }) => Err(error),
             Ok(()) => Ok(()),
         }
+    }
+}
+
+impl Target for ReadWrite {
+    fn id(&self) -> LockId {
+        self.id
+    }
+
+    fn mechanism(&self) -> &dyn Mechanism {
+        &*self.mechanism
+    }
+
+    fn nest_for(&self, party: Party) -> Nesting {
+        self.nest(party.owner, party.mode)
+    }
+
+    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
+        self.commit(party.owner, party.mode, guard)
+    }
+
+    fn is_busy(&self, _party: Party) -> bool {
+        matches!(self.state.lock().phase, Phase::Busy)
+    }
+
+    fn give_back(&self, party: Party, path: &Path) -> Result<(), Error> {
+        self.release(party.owner, false, path).map(drop)
     }
 }
 

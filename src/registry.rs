@@ -7,7 +7,7 @@ use crate::owner::OwnerId;
 use crate::sys::FileId;
 
 /// Names a lock object in this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct LockId(pub(crate) u64);
 
 impl LockId {
@@ -53,6 +53,13 @@ pub(crate) fn forget_all(lock: LockId) {
 /// Whether `owner` holds `file` through another lock object than `asking`: waiting would never end.
 pub(crate) fn would_deadlock(asking: LockId, owner: OwnerId, file: FileId) -> bool {
     HELD.lock().iter().any(|held| held.file == file && held.owner == owner && held.lock != asking)
+}
+
+/// The files that `owner` holds through other lock objects than `asking`.
+pub(crate) fn held_elsewhere(asking: LockId, owner: OwnerId) -> Vec<FileId> {
+    let held = HELD.lock();
+    let elsewhere = held.iter().filter(|held| held.owner == owner && held.lock != asking);
+    elsewhere.map(|held| held.file).collect()
 }
 
 /// Whether any lock object of this process holds `file`.

@@ -42,6 +42,11 @@ impl Deadline {
         }
     }
 
+    /// When it is over, if ever.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.end
+    }
+
     /// Whether waiting can go on for ever.
     pub(crate) fn is_unlimited(&self) -> bool {
         self.timeout == Timeout::Never

@@ -21,15 +21,48 @@ from ._windows import WindowsFileLock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sys
+    from typing import Any
+
+    from .asyncio import (
+        AsyncAcquireReturnProxy,
+        AsyncSoftFileLock,
+        AsyncUnixFileLock,
+        AsyncWindowsFileLock,
+        BaseAsyncFileLock,
+    )
 
     from ._compromise import CompromiseReason, LeaseCompromise
 
     if sys.platform == "win32":
         FileLock = WindowsFileLock
+        AsyncFileLock = AsyncWindowsFileLock
     else:
         FileLock = UnixFileLock
+        AsyncFileLock = AsyncUnixFileLock
 else:
     FileLock = WindowsFileLock if _native.MECHANISM == "LockFileEx" else UnixFileLock
+
+    _ASYNC = {
+        "AsyncAcquireReturnProxy": "AsyncAcquireReturnProxy",
+        "AsyncFileLock": f"Async{FileLock.__name__}",
+        "AsyncSoftFileLock": "AsyncSoftFileLock",
+        "AsyncUnixFileLock": "AsyncUnixFileLock",
+        "AsyncWindowsFileLock": "AsyncWindowsFileLock",
+        "BaseAsyncFileLock": "BaseAsyncFileLock",
+    }
+
+    def __getattr__(name: str) -> Any:
+        """Give what needs ``asyncio``, which takes long to import, when it is first asked for."""
+        if name not in _ASYNC and name != "asyncio":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module = import_module(".asyncio", __name__)
+        value = globals()[name] = module if name == "asyncio" else getattr(module, _ASYNC[name])
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_ASYNC, "asyncio"})
 
 
 _LATE = ("CompromiseReason", "LeaseCompromise")
@@ -63,6 +96,12 @@ def install() -> None:
 
 __all__ = [
     "AcquireReturnProxy",
+    "AsyncAcquireReturnProxy",
+    "AsyncFileLock",
+    "AsyncSoftFileLock",
+    "AsyncUnixFileLock",
+    "AsyncWindowsFileLock",
+    "BaseAsyncFileLock",
     "BaseFileLock",
     "CompromiseReason",
     "FileLock",

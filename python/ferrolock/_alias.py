@@ -68,10 +68,18 @@ def _find_real_filelock(own_folder: str) -> ModuleSpec | None:
 def _alias(spec: ModuleSpec | None, file: str | None) -> ModuleType:
     alias = ModuleType(_NAME, "ferrolock under the name of filelock.")
     public = [name for name in ferrolock.__all__ if name != "install"]
+    late = {name for name in public if name not in vars(ferrolock)}
+
+    def give_late(name: str) -> object:
+        """Give what ``ferrolock`` itself imports only when it is asked for."""
+        if name not in late and name != "asyncio":
+            raise AttributeError(f"module {_NAME!r} has no attribute {name!r}")
+        return getattr(ferrolock, name)
+
     vars(alias).update(
-        {name: getattr(ferrolock, name) for name in public if name in vars(ferrolock)},
-        __getattr__=_late,
-        __dir__=lambda: sorted({*vars(alias), *public}),
+        {name: getattr(ferrolock, name) for name in public if name not in late},
+        __getattr__=give_late,
+        __dir__=lambda: sorted({*vars(alias), *late, "asyncio"}),
         __version__=IMPLEMENTED_RELEASE,
         version=IMPLEMENTED_RELEASE,
         __all__=public,
@@ -80,14 +88,6 @@ def _alias(spec: ModuleSpec | None, file: str | None) -> ModuleType:
         __file__=file,
     )
     return alias
-
-
-def _late(name: str) -> object:
-    """Give what ferrolock itself has not imported yet."""
-    if name not in ferrolock.__all__ or name == "install":
-        msg = f"module {_NAME!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(ferrolock, name)
 
 
 def _version_module() -> ModuleType:

@@ -36,6 +36,9 @@ _DEFAULTS = {
 class FileLockMeta(ABCMeta):
     """Checks the options before a lock exists, and knows which of them a subclass takes."""
 
+    _defaults = _DEFAULTS
+    """All options that locks of this class take, and what they are if nobody says otherwise."""
+
     _is_plain: bool
     """Whether locks of this class are made as their base class makes them; None of its own changes that."""
 
@@ -68,7 +71,7 @@ class FileLockMeta(ABCMeta):
             lock._configure(lock_file, timeout, mode, thread_local)
             return lock
         given = {"timeout": timeout, "mode": mode, "thread_local": thread_local, **options}
-        return cls._construct(lock_file, {**_DEFAULTS, **given})
+        return cls._construct(lock_file, {**cls._defaults, **given})
 
     def _construct(cls, lock_file: str | os.PathLike[str], options: dict[str, Any]) -> Any:
         """The way of all options beyond the first four, and of subclasses with an ``__init__`` of their own."""
@@ -106,7 +109,7 @@ class FileLockMeta(ABCMeta):
         unknown = [
             name
             for name, value in options.items()
-            if name not in parameters and (name not in _DEFAULTS or value != _DEFAULTS[name])
+            if name not in parameters and (name not in cls._defaults or value != cls._defaults[name])
         ]
         if unknown:
             msg = f"{cls.__name__} does not support non-default lock options: {', '.join(sorted(unknown))}"
@@ -166,6 +169,9 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         self._configure(
             lock_file, timeout, mode, thread_local, blocking, is_singleton, poll_interval, lifetime, fallback_to_soft
         )
+
+    _initialize = __init__
+    """The ``__init__`` that knows all settings, whatever a subclass takes."""
 
     _singleton_options: dict[str, Any]
 
@@ -260,7 +266,7 @@ def _unpickle(cls: FileLockMeta, lock_file: str, settings: dict[str, Any]) -> An
 
     def construct() -> BaseFileLock:
         lock: BaseFileLock = _new(cls)
-        BaseFileLock.__init__(lock, lock_file, **settings)
+        cls._initialize(lock, lock_file, **settings)
         return lock
 
     if not settings["is_singleton"]:

@@ -16,14 +16,20 @@ _L_co = TypeVar("_L_co", covariant=True, default=Any)
 __all__ = [
     "MECHANISM",
     "AcquireReturnProxy",
+    "Deferred",
     "ModeContext",
     "NativeLock",
     "NativeReadWriteLock",
     "__version__",
+    "begin_acquire",
     "canonical_path",
     "check_lifetime",
     "check_options",
+    "end_idle_porters",
+    "end_waits",
+    "is_quick",
     "possible_holder",
+    "release_all",
     "remove_markers_at_exit",
 ]
 
@@ -302,3 +308,55 @@ def remove_markers_at_exit() -> None:
 
 def possible_holder(device: int, inode: int) -> int | None:
     """The process that may hold the lock on the file, where that can be known."""
+
+@final
+class Deferred:
+    """An acquisition of a task that was not over at once."""
+
+    @property
+    def is_attempted(self) -> bool:
+        """Whether an attempt was made already."""
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether there is something to accept, or to give back."""
+
+    def attempt(self) -> bool:
+        """Make one attempt, on a thread that may block: True, there is something to accept."""
+
+    def wait(self, bell: Any) -> None:
+        """Join the queue. ``bell.ring()`` will be called, from any thread, when there are news."""
+
+    def news(self) -> bool | None:
+        """Tell what has come: True, there is something to accept; False, questions may be asked; None, nothing."""
+
+    def ask(self, cancel_check: Callable[[], bool] | None, *, is_first: bool = False) -> None:
+        """Ask ``cancel_check``, and raise ``Timeout`` if it is true; tell the log that the wait goes on."""
+
+    def accept(self) -> bool:
+        """Make a hold of what was granted. False: not yet, for a release through this lock object is not over."""
+
+    def withdraw(self) -> None:
+        """End the wait, and give back what was granted."""
+
+def begin_acquire(
+    lock: NativeLock,
+    timeout: float | None,
+    poll_interval: float | None,
+    blocking: bool | None,
+    has_questions: bool,
+    is_inline: bool | None,
+) -> Deferred | None:
+    """Begin to acquire the lock for the running task. None: it is held now; otherwise there is more to do."""
+
+def is_quick(lock: NativeLock) -> bool:
+    """Whether the lock object's calls on its path are known to come back soon."""
+
+def release_all(lock: NativeLock) -> None:
+    """Release all that is held through a lock object that nobody can reach any more."""
+
+def end_idle_porters() -> None:
+    """End the threads that wait for nobody."""
+
+def end_waits() -> None:
+    """End all waits of tasks, at the end of the process."""

@@ -59,24 +59,29 @@ pub(crate) struct ThreadToken {
     alive: Arc<()>,
 }
 
-/// Names the greenlet on which it lies.
+/// Names the greenlet or task on which it lies.
 #[pyclass(frozen)]
 pub(crate) struct GreenletName {
     owner: OwnerId,
 }
 
 fn greenlet_owner(greenlet: &Bound<'_, PyAny>) -> PyResult<OwnerId> {
-    const NAME: &str = "_ferrolock_name";
     if greenlet.getattr("parent")?.is_none() {
         return Ok(OwnerId::current_thread());
     }
-    if let Ok(name) = greenlet.getattr(NAME) {
-        if let Ok(name) = name.cast::<GreenletName>() {
-            return Ok(name.get().owner);
+    named_owner(greenlet)
+}
+
+/// The owner that `who` is, a greenlet or a task: named when it is first asked for.
+pub(crate) fn named_owner(who: &Bound<'_, PyAny>) -> PyResult<OwnerId> {
+    let name = &known(who.py())?.names.owner;
+    if let Some(named) = who.getattr_opt(name)? {
+        if let Ok(named) = named.cast::<GreenletName>() {
+            return Ok(named.get().owner);
         }
     }
     let owner = OwnerId::unique();
-    greenlet.setattr(NAME, GreenletName { owner })?;
+    who.setattr(name, GreenletName { owner })?;
     Ok(owner)
 }
 

@@ -1,6 +1,8 @@
 //! What a lock object is once it is constructed, and its calls into the core.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use ferrolock::mechanism::Holder;
 use ferrolock::{Error, ErrorKind, Lock, Patience, Released, Scope};
@@ -15,11 +17,18 @@ use crate::options;
 use crate::settings::SettingsCell;
 use crate::watch::{Needs, PythonWatch};
 
+const UNKNOWN: u8 = 0;
+const QUICK: u8 = 1;
+const SLOW: u8 = 2;
+
 /// A lock object of the core, and what Python wants to know of it.
 pub(crate) struct Configured {
-    pub(crate) lock: Lock,
+    pub(crate) lock: Arc<Lock>,
+    pub(crate) scope: Scope,
     pub(crate) lock_file: Py<PyAny>,
     path: Result<PathBuf, UnusablePath>,
+    /// Whether calls on the path are answered by this machine, as far as this lock object knows.
+    is_quick: AtomicU8,
     pub(crate) mode: Option<u32>,
     pub(crate) settings: SettingsCell,
     pub(crate) thread_local: Py<PyAny>,
@@ -57,7 +66,9 @@ impl Configured {
         let is_thread_local = given.thread_local.is_truthy()?;
         let scope = if is_thread_local { Scope::PerOwner } else { Scope::Shared };
         Ok(Self {
-            lock: Lock::new(given.mechanism(mode)?, scope),
+            lock: Arc::new(Lock::new(given.mechanism(mode)?, scope)),
+            scope,
+            is_quick: AtomicU8::new(UNKNOWN),
             lock_file: lock_file.clone().unbind(),
             path: usable_path(lock_file)?,
             mode,
@@ -79,6 +90,31 @@ impl Configured {
     /// The path, if any acquisition can use it.
     pub(crate) fn path(&self) -> PyResult<&Path> {
         self.path.as_deref().map_err(|unusable| unusable.error())
+    }
+
+    /// Whether calls on the path come back soon, as far as is known without asking.
+    pub(crate) fn is_known_quick(&self) -> bool {
+        match self.is_quick.load(Ordering::Relaxed) {
+            UNKNOWN => {
+                let known = self.path.as_deref().ok().and_then(ferrolock::is_known_quick);
+                if let Some(is_quick) = known {
+                    self.note_quickness(is_quick);
+                }
+                known == Some(true)
+            }
+            known => known == QUICK,
+        }
+    }
+
+    /// Finds out whether they do. That can take any time.
+    pub(crate) fn learn_quickness(&self) {
+        if let (UNKNOWN, Ok(path)) = (self.is_quick.load(Ordering::Relaxed), &self.path) {
+            self.note_quickness(ferrolock::learn_quickness(path));
+        }
+    }
+
+    fn note_quickness(&self, is_quick: bool) {
+        self.is_quick.store(if is_quick { QUICK } else { SLOW }, Ordering::Relaxed);
     }
 
     pub(crate) fn acquire_detached(

@@ -41,6 +41,11 @@ fn timeout(
     build().unwrap_or_else(|error: PyErr| error)
 }
 
+/// The `Timeout` for a wait that its caller ended.
+pub(crate) fn cancelled(py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
+    timeout(py, lock_file, None, None)
+}
+
 /// Any error of the core about the lock object on `lock_file`.
 pub(crate) fn from_core(
     py: Python<'_>,

@@ -7,6 +7,7 @@
 mod call;
 mod caller;
 mod configured;
+mod deferred;
 mod errors;
 mod given;
 mod known;
@@ -51,6 +52,8 @@ mod _native {
     use super::caller::{GreenletName, ThreadToken};
     use super::settings::Settings;
 
+    #[pymodule_export]
+    use super::deferred::{Deferred, begin_acquire, end_idle_porters, end_waits, is_quick, release_all};
     #[pymodule_export]
     use super::lock::NativeLock;
     #[pymodule_export]

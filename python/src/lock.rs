@@ -35,11 +35,11 @@ pub(crate) struct NativeLock {
     has_own_methods: AtomicBool,
     /// The finalizer runs. Somebody may still get hold of the object then, through a weak reference; what he
     /// acquired would be released under him.
-    is_finalizing: AtomicBool,
+    pub(crate) is_finalizing: AtomicBool,
 }
 
 impl NativeLock {
-    fn configured(&self) -> PyResult<&Configured> {
+    pub(crate) fn configured(&self) -> PyResult<&Configured> {
         self.configured.get().ok_or_else(|| {
             PyRuntimeError::new_err("the lock is not initialized: __init__ of its base class was not called")
         })
@@ -131,7 +131,7 @@ impl NativeLock {
 }
 
 /// Warns of what the core has noticed about file systems.
-fn tell_notices(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn tell_notices(py: Python<'_>) -> PyResult<()> {
     for notice in ferrolock::take_notices() {
         let text = CString::new(notice).unwrap_or_default();
         PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;

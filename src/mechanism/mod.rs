@@ -81,6 +81,21 @@ pub trait Mechanism: Debug + Send + Sync {
     fn holder(&self, _path: &Path) -> Option<Holder> {
         None
     }
+
+    /// Whose locks on one path are as good as each other: what was waited for through one lock object can be given to
+    /// another of its family. `None`: to itself only.
+    fn family(&self) -> Option<Family> {
+        None
+    }
+}
+
+/// Lock objects that ask for the same thing in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Family {
+    /// What they ask for.
+    pub kind: &'static str,
+    /// The permission bits of what they create.
+    pub mode: Option<u32>,
 }
 
 /// A waiter's attempts, where they build on each other: a writer claims first, which keeps new readers out, and then

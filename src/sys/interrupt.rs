@@ -48,21 +48,42 @@ pub(super) fn false_if_interrupted(done: io::Result<()>) -> io::Result<bool> {
 ///
 /// # Errors
 /// `Unsupported` where somebody else handles the signal; those of starting a thread.
-#[expect(unsafe_code, reason = "pthread_sigmask is a C function")]
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     take_signal()?;
+    spawn_with_mask(name, run, true)
+}
+
+/// Starts a thread that no signal reaches; but where nobody else handles it, the one of [`interrupt`] does.
+///
+/// # Errors
+/// Those of starting a thread.
+pub(crate) fn spawn_quiet<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    spawn_with_mask(name, run, take_signal().is_ok())
+}
+
+#[expect(unsafe_code, reason = "pthread_sigmask is a C function")]
+fn spawn_with_mask<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+    lets_signal_through: bool,
+) -> io::Result<JoinHandle<T>> {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the set is ours, and the call fills it.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
     }
-    // SAFETY: the set was filled above, and the number is a signal's.
-    unsafe {
-        libc::sigdelset(all.as_mut_ptr(), SIGNAL);
+    if lets_signal_through {
+        // SAFETY: the set was filled above, and the number is a signal's.
+        unsafe {
+            libc::sigdelset(all.as_mut_ptr(), SIGNAL);
+        }
     }
     // SAFETY: `all` was filled above; `before` is ours, and the call fills it. A new thread inherits the mask.
     unsafe {

@@ -50,6 +50,14 @@ pub(crate) fn spawn<T>(_name: &str, _run: impl FnOnce() -> T) -> io::Result<Join
     Err(unsupported())
 }
 
+/// Signals find their handlers on whatever thread they come to, and the waits here sleep on after them.
+pub(crate) fn spawn_quiet<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(128 << 10).spawn(run)
+}
+
 pub(crate) fn interrupt<T>(_thread: &JoinHandle<T>) -> bool {
     false
 }

@@ -113,7 +113,7 @@ mod line;
 mod line;
 
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
-pub(crate) use interrupt::{interrupt, spawn};
+pub(crate) use interrupt::{interrupt, spawn, spawn_quiet};
 #[cfg(all(target_os = "linux", not(force_unsupported)))]
 pub(crate) use mounts::locks_of_this_host_only;
 
@@ -122,7 +122,7 @@ pub(crate) use line::{
     report_stuck_line, wait_for_head_of_line, wait_for_lock,
 };
 #[cfg(any(force_unsupported, not(target_os = "linux")))]
-pub(crate) use line::{interrupt, spawn};
+pub(crate) use line::{interrupt, spawn, spawn_quiet};
 
 pub(crate) use mark::{is_process_marked, mark_process};
 

@@ -18,6 +18,11 @@ impl Backoff {
         Self { next: FIRST, longest }
     }
 
+    /// Begins with the shortest pause again.
+    pub(super) fn restart(&mut self) {
+        self.next = FIRST;
+    }
+
     pub(super) fn next(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause + pause / 2).min(self.longest);

@@ -1,7 +1,10 @@
 //! The one wait loop, for every mechanism.
 
 mod backoff;
+mod deferred;
+pub(crate) mod desk;
 pub(crate) mod past_lines;
+mod porter;
 pub(crate) mod queue;
 mod stand_in;
 
@@ -11,6 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backoff::Backoff;
+
+pub use deferred::{Contended, Deferred, News, Request, Unmet};
+pub(crate) use deferred::{First, Party, Target, first_attempt};
+pub use desk::{end_idle_porters, end_waits};
 
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
@@ -228,6 +235,12 @@ fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) ->
             Attempt::Interrupted => {}
         }
     }
+}
+
+/// Wakes those who wait through the lock object `lock`, which has come to be held.
+pub(crate) fn nudge(lock: LockId) {
+    queue::nudge(lock);
+    desk::nudge(lock);
 }
 
 /// A watch that only sleeps.

@@ -25,7 +25,7 @@ use honesty::Honesty;
 use place::KernelPlace;
 
 use super::lock_file::{self, Opened, explained, failed, no_lock_file};
-use super::{Attempt, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
+use super::{Attempt, Family, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
 use crate::sys::{self, FileId, Verdict};
@@ -117,6 +117,11 @@ impl Mechanism for KernelLock {
 
     fn wakes_waiters(&self, path: &Path) -> bool {
         sys::is_path_known_local(path)
+    }
+
+    fn family(&self) -> Option<Family> {
+        let kind = if self.falls_back { "kernel lock" } else { "kernel lock, no other" };
+        Some(Family { kind, mode: self.mode })
     }
 
     fn open_place(&self, path: &Path, _terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {

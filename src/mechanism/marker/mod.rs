@@ -33,7 +33,7 @@ use guard::MarkerGuard;
 use occupant::Found;
 use place::MarkerPlace;
 
-use super::{Attempt, Holder, Manners, Mechanism, Place, Terms};
+use super::{Attempt, Family, Holder, Manners, Mechanism, Place, Terms};
 use crate::error::Error;
 use crate::process::{self, Fate};
 use crate::record::{Content, Record};
@@ -165,6 +165,10 @@ impl Mechanism for MarkerLock {
 
     fn wakes_waiters(&self, path: &Path) -> bool {
         sys::is_path_known_local(path)
+    }
+
+    fn family(&self) -> Option<Family> {
+        Some(Family { kind: "marker", mode: self.mode })
     }
 
     fn holder(&self, path: &Path) -> Option<Holder> {

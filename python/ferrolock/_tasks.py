@@ -1,0 +1,155 @@
+"""What an event loop has to do with waiting: waking a task, and system calls that may take long."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from collections import deque
+
+from . import _native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_here = threading.local()
+
+
+class Post:
+    """Takes what threads have to tell the waiters of one event loop; of rings that come together one wakes the loop."""
+
+    __slots__ = ("__weakref__", "_bells", "_is_scheduled", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
+        self._bells: deque[Bell] = deque()
+        self._is_scheduled = False
+
+    def put(self, bell: Bell) -> bool:
+        """Have the loop wake the waiter of ``bell``; False: the loop is over, and nobody will ever look."""
+        loop = self.loop()
+        self._bells.append(bell)
+        if loop is None or loop.is_closed():
+            return self._bury()
+        if self._is_scheduled:
+            return True
+        self._is_scheduled = True
+        try:
+            loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # closed since
+            return self._bury()
+        return True
+
+    def _deliver(self) -> None:
+        # First of all: what is put after the last look below must come again.
+        self._is_scheduled = False
+        while self._bells:
+            future = self._bells.popleft().future
+            if not future.done():
+                future.set_result(None)
+
+    def _bury(self) -> bool:
+        """Give back what waiters got whose loop ended before they could hear of it."""
+        while self._bells:
+            try:
+                bell = self._bells.popleft()
+            except IndexError:  # another thread was faster
+                break
+            bell.deferred.withdraw()
+        return False
+
+
+class Bell:
+    """Wakes one waiting task."""
+
+    __slots__ = ("__weakref__", "_post", "deferred", "future")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deferred: _native.Deferred) -> None:
+        post = getattr(_here, "post", None)
+        if post is None or post.loop() is not loop:
+            post = _here.post = Post(loop)
+        self._post: Post = post
+        self.deferred = deferred
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def ring(self) -> bool:
+        """Have the task look at its news; called from any thread."""
+        return self._post.put(self)
+
+
+async def off_loop(executor: Executor | None, call: Callable[[], T]) -> T:
+    """
+    Make a call on a thread of the executor.
+
+    It comes to its end whatever happens: a cancellation is raised only then.
+    """
+    job = asyncio.get_running_loop().run_in_executor(executor, call)
+    cancelled: asyncio.CancelledError | None = None
+    while not job.done():
+        try:
+            await asyncio.wait([job])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if job.cancelled():
+        raise RuntimeError("the executor was shut down before it came to the call") from cancelled
+    error = job.exception()
+    if error is not None:
+        if error.__context__ is None:
+            error.__context__ = cancelled
+        raise error
+    if cancelled is not None:
+        raise cancelled
+    return job.result()
+
+
+async def settle(
+    deferred: _native.Deferred, executor: Executor | None, cancel_check: Callable[[], bool] | None
+) -> None:
+    """
+    Go on with an acquisition that was not over at once, until the lock is held.
+
+    However it ends otherwise, nothing is left of it.
+    """
+    is_inline = deferred.is_attempted
+    try:
+        if is_inline or not await off_loop(executor, deferred.attempt):
+            deferred.ask(cancel_check, is_first=True)
+            await _wait(deferred, cancel_check)
+        while not deferred.accept():
+            await asyncio.sleep(0.001)
+    except GeneratorExit:
+        deferred.withdraw()  # nobody can wait for anything here
+        raise
+    except BaseException:
+        if is_inline or not deferred.is_granted:
+            deferred.withdraw()
+        else:
+            await off_loop(executor, deferred.withdraw)
+        raise
+
+
+async def _wait(deferred: _native.Deferred, cancel_check: Callable[[], bool] | None) -> None:
+    loop = asyncio.get_running_loop()
+    bell = Bell(loop, deferred)
+    deferred.wait(bell)
+    while True:
+        await bell.future
+        bell.future = loop.create_future()
+        news = deferred.news()
+        if news:
+            return
+        if news is False:
+            deferred.ask(cancel_check)
+
+
+# A thread that nobody needs would make the interpreter warn of the fork; and what cannot be told any more is not waited for.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_native.end_idle_porters)
+atexit.register(_native.end_waits)

@@ -1,0 +1,265 @@
+"""The locks for tasks of an event loop: nobody's thread waits for them."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import GenericAlias
+
+from . import _native
+from ._api import _DEFAULTS, BaseFileLock, FileLockMeta
+from ._soft import SoftFileLock
+from ._tasks import off_loop, settle
+from ._unix import UnixFileLock
+from ._windows import WindowsFileLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from types import TracebackType
+    from typing import Any, Generic, NoReturn, TypeVar
+
+    from typing_extensions import Self
+
+    L = TypeVar("L", bound="BaseAsyncFileLock")
+    _Generic = Generic[L]
+else:
+    _Generic = object
+
+
+class AsyncAcquireReturnProxy(_Generic):
+    """The result of ``await acquire()``: leaves the lock when an ``async with`` on it ends, and does not acquire again."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self, lock: L) -> None:
+        self.lock = lock
+
+    async def __aenter__(self) -> L:
+        """Give the lock."""
+        return self.lock
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release the lock once; an exception of the body goes on."""
+        await self.lock.release()
+
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(GenericAlias)
+
+
+class AsyncFileLockMeta(FileLockMeta):
+    """Knows the options that only async locks have."""
+
+    _defaults = {  # noqa: RUF012 - nobody changes it
+        **_DEFAULTS,
+        "thread_local": False,
+        "loop": None,
+        "run_in_executor": True,
+        "executor": None,
+    }
+
+    def __call__(
+        cls,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = -1,
+        thread_local: bool = False,  # noqa: FBT001, FBT002 - filelock's signature
+        **options: Any,
+    ) -> Any:
+        if thread_local and options.get("run_in_executor", True):
+            raise ValueError("run_in_executor is not supported when thread_local is True")
+        given = {"timeout": timeout, "mode": mode, "thread_local": thread_local, **options}
+        return cls._construct(lock_file, {**cls._defaults, **given})
+
+
+class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
+    """
+    Abstract base of the file locks for tasks.
+
+    A lock is an async context manager. It is one hold: while one task has it, the next that acquires *this object* has
+    it too, and each releases as often as it acquired. Tasks exclude each other with an object each, as processes do.
+
+    Waiting takes no thread: the task is woken in its turn. System calls are made on the event loop's thread where they
+    are known to be answered by this machine, and by an executor elsewhere.
+    """
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = -1,
+        thread_local: bool = False,  # noqa: FBT001, FBT002 - filelock's signature
+        *,
+        blocking: bool = True,
+        is_singleton: bool = False,
+        poll_interval: float = 0.05,
+        lifetime: float | None = None,
+        fallback_to_soft: bool = True,
+        loop: AbstractEventLoop | None = None,
+        run_in_executor: bool = True,
+        executor: Executor | None = None,
+    ) -> None:
+        """
+        Touch no file; that is for :meth:`acquire`.
+
+        The parameters before ``loop`` are those of :class:`BaseFileLock`.
+
+        :param thread_local: give each thread a hold of its own; only with ``run_in_executor=False``
+        :param loop: kept for those who ask for it; what counts is the loop that is running
+        :param run_in_executor: make system calls that may take long on a thread of an executor; False makes all on the
+            thread of the event loop
+        :param executor: the executor; with one of one's own all system calls go there, and None is that of the loop
+        :raises TypeError, ValueError: for an option of the wrong kind or out of range
+        """
+        super().__init__(
+            lock_file,
+            timeout,
+            mode,
+            thread_local,
+            blocking=blocking,
+            is_singleton=is_singleton,
+            poll_interval=poll_interval,
+            lifetime=lifetime,
+            fallback_to_soft=fallback_to_soft,
+        )
+        self._loop = loop
+        self._run_in_executor = run_in_executor
+        self.executor = executor
+
+    _initialize = __init__  # type: ignore[assignment]
+
+    @property
+    def loop(self) -> AbstractEventLoop | None:
+        """The event loop that the lock was constructed with."""
+        return self._loop
+
+    @property
+    def run_in_executor(self) -> bool:
+        """Whether system calls that may take long are made on a thread of an executor."""
+        return self._run_in_executor
+
+    @property
+    def executor(self) -> Executor | None:
+        """The executor for system calls; None: that of the event loop, and only where they may take long."""
+        return self._executor
+
+    @executor.setter
+    def executor(self, value: Executor | None) -> None:
+        self._executor = value
+        self._is_inline = None if self._run_in_executor and value is None else not self._run_in_executor
+
+    _is_inline: bool | None
+    """Whether system calls are made on the thread of the event loop; None: where that is known not to take long."""
+
+    async def acquire(  # type: ignore[override]
+        self,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        *,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> AsyncAcquireReturnProxy[Self]:
+        """
+        Acquire the lock, or count one level more if this lock object is held.
+
+        A task that is cancelled while it waits, or just when it got the lock, has not acquired it.
+
+        :param timeout: seconds to wait; 0 makes one attempt, a negative number waits without limit, and None
+            takes the lock's own ``timeout``
+        :param poll_interval: seconds between two questions of ``cancel_check``, and the longest pause between
+            two attempts where waiting has to poll; None takes the lock's own
+        :param blocking: False makes one attempt, whatever the timeout; None takes the lock's own
+        :param cancel_check: asked by the task after a failed attempt, every ``poll_interval``; the wait ends when it is
+            true
+        :return: an object that releases the lock at the end of an ``async with``
+        :raises Timeout: if others held the lock until the timeout was over, or ``cancel_check`` ended the wait
+        :raises RuntimeError: if the wait would never end (this task holds the file through another lock object); if
+            there is no event loop of asyncio's kind; if the executor was shut down
+        :raises OSError: if there can be no lock file at the path, with errno and filename
+        """
+        deferred = _native.begin_acquire(
+            self, timeout, poll_interval, blocking, cancel_check is not None, self._is_inline
+        )
+        if deferred is not None:
+            await settle(deferred, self._executor, cancel_check)
+        return AsyncAcquireReturnProxy(self)
+
+    async def release(self, force: bool = False) -> None:  # type: ignore[override]  # noqa: FBT001, FBT002 - filelock's signature
+        """
+        Release one level of the hold; the last one gives the lock back. Unheld, do nothing.
+
+        A task that is cancelled meanwhile has released it all the same.
+
+        :param force: release all levels
+        :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
+        """
+        is_inline = self._is_inline
+        if is_inline is None:
+            is_inline = _native.is_quick(self)
+        if is_inline or not (self.lock_counter == 1 or (force and self.lock_counter)):
+            _native.NativeLock.release(self, force)
+        else:
+            await off_loop(self._executor, partial(_native.NativeLock.release, self, force))
+
+    async def __aenter__(self) -> Self:
+        """Acquire the lock as :meth:`acquire` does by default."""
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release one level; an exception of the body goes on."""
+        await self.release()
+
+    def __enter__(self) -> NoReturn:
+        """Refuse: a task that waited here would stop its event loop."""
+        raise NotImplementedError(f"{type(self).__name__} needs `async with` or `await acquire()`")
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+    ) -> NoReturn:
+        """Refuse, as there is no way in."""
+        self.__enter__()
+
+    def __del__(self) -> None:
+        """Release what is held, for nobody else can any more; a finalizer cannot wait."""
+        _native.release_all(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as settings; loop and executor belong to this process."""
+        make, arguments, state = super().__reduce__()
+        own = {"_loop", "_run_in_executor", "_executor", "_is_inline"}
+        return make, arguments, {name: value for name, value in (state or {}).items() if name not in own} or None
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "run_in_executor": self._run_in_executor}
+
+
+class AsyncUnixFileLock(UnixFileLock, BaseAsyncFileLock):  # type: ignore[misc]
+    """A :class:`UnixFileLock` for tasks."""
+
+
+class AsyncWindowsFileLock(WindowsFileLock, BaseAsyncFileLock):  # type: ignore[misc]
+    """A :class:`WindowsFileLock` for tasks."""
+
+
+class AsyncSoftFileLock(SoftFileLock, BaseAsyncFileLock):  # type: ignore[misc]
+    """A :class:`SoftFileLock` for tasks. Its members other than ``acquire`` and ``release`` are those of that, and block."""
+
+
+__all__ = [
+    "AsyncAcquireReturnProxy",
+    "AsyncSoftFileLock",
+    "AsyncUnixFileLock",
+    "AsyncWindowsFileLock",
+    "BaseAsyncFileLock",
+]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,552 @@
+//! A waiter without a thread.
+//!
+//! Who cannot block (a task of an event loop) leaves a [`Deferred`] in the queue of its path and goes on. A thread of
+//! the process waits for all of them (`porter`), gives each lock that it gets to the first who is still interested, and
+//! rings its bell. The lock is no hold yet then: the waiter makes it one, by [`Deferred::accept`], when it is running
+//! again. Until that it can change its mind, and the lock goes back.
+//!
+//! | stage | means | the queue may | the waiter may |
+//! |---|---|---|---|
+//! | `Idle` | made; perhaps its first attempt was in vain | nothing: it is not in the queue | attempt, wait, withdraw |
+//! | `Waiting` | in the queue | offer, nest, fail, ask | withdraw |
+//! | `Offered` | the lock is there | nothing | accept, withdraw |
+//! | `Nested` | the lock object was held, and has one level more | nothing | accept, withdraw |
+//! | `Failed` | the wait is over | nothing | look |
+//! | `Over` | accepted, withdrawn, looked at; or inherited by a forked child | nothing | nothing |
+//!
+//! The stage changes under a mutex of its own. Whoever takes the content out of it has it: a lock is neither given to
+//! two nor forgotten. The bell, guards and lock objects are touched with no mutex locked.
+
+use std::fmt;
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::desk::{self, Key};
+use super::{FAR, Patience, SHORTEST_QUESTION, WaitsBy};
+use crate::asking::{self, Asker, Nesting};
+use crate::error::{Error, ErrorKind};
+use crate::fork::{self, ForkMutex};
+use crate::hold::Lock;
+use crate::mechanism::{Attempt, Guard, Holder, Mechanism, Mode};
+use crate::owner::OwnerId;
+use crate::read_write::ReadWrite;
+use crate::registry::{self, LockId};
+use crate::sys::FileId;
+use crate::time::{Deadline, Timeout};
+
+/// An attempt that signals cut short so often is as good as one that found the lock held.
+const INTERRUPTIONS: usize = 64;
+
+/// Who asks for a lock, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Whose hold it will be.
+    pub owner: OwnerId,
+    /// Who could wait for ever, if he holds the file through another lock object: often the owner, but tasks that share
+    /// a thread's holds go their own ways.
+    pub debtor: OwnerId,
+    /// The path, as it was given.
+    pub path: &'a Path,
+    /// How long to wait.
+    pub patience: Patience,
+}
+
+impl Request<'_> {
+    pub(crate) fn party(&self, mode: Mode) -> Party {
+        Party { owner: self.owner, debtor: self.debtor, mode }
+    }
+}
+
+/// What a request wants of a lock object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Party {
+    pub(crate) owner: OwnerId,
+    pub(crate) debtor: OwnerId,
+    pub(crate) mode: Mode,
+}
+
+/// A lock object that can be waited for without a thread.
+pub(crate) trait Target: fmt::Debug + Send + Sync {
+    fn id(&self) -> LockId;
+
+    fn mechanism(&self) -> &dyn Mechanism;
+
+    /// Counts one level more, if it is held so that this party has a share in it.
+    fn nest_for(&self, party: Party) -> Nesting;
+
+    /// Makes the lock that `guard` stands for a hold. Where that is refused, the lock goes back.
+    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind>;
+
+    /// Whether a release is in a system call: who commits now has to wait for it.
+    fn is_busy(&self, party: Party) -> bool;
+
+    /// Takes one level back.
+    fn give_back(&self, party: Party, path: &Path) -> Result<(), Error>;
+}
+
+/// What an attempt without waiting came to.
+#[derive(Debug)]
+pub(crate) enum First {
+    Had(Box<dyn Guard>),
+    Nested,
+    Contended(Contended),
+}
+
+/// What a first attempt in vain leaves for the wait.
+#[derive(Debug, Clone)]
+pub struct Contended {
+    file: Option<FileId>,
+    key: Arc<Key>,
+}
+
+/// One attempt on `path`, behind those of this process who wait for it already.
+pub(crate) fn first_attempt(
+    target: &dyn Target,
+    party: Party,
+    path: &Path,
+    patience: Patience,
+) -> Result<First, Error> {
+    fork::notice_fork();
+    let nest = || target.nest_for(party);
+    let refused = |kind| Error::new(kind, "lock", path).with_absolute_path();
+    match nest() {
+        Nesting::No => {}
+        Nesting::Nested => return Ok(First::Nested),
+        Nesting::Refused(kind) => return Err(refused(kind)),
+    }
+    let deadline = Deadline::begin(patience.timeout);
+    let may_wait = deadline.remaining().is_some();
+    let key = || Ok(Arc::new(Key::new(asking::canonical(path)?, target, patience.lifetime)));
+    if may_wait && desk::is_any() {
+        let key = key()?;
+        if desk::is_awaited(&key) {
+            let holds = |file| crate::sys::is_at(&key.path, file).unwrap_or(false);
+            let file =
+                registry::held_elsewhere(target.id(), party.debtor).into_iter().find(|&file| holds(file));
+            refuse_deadlock(target, party, patience, file, path)?;
+            return Ok(First::Contended(Contended { file, key }));
+        }
+    }
+    let asker = Asker {
+        lock: target.id(),
+        owner: party.debtor,
+        mechanism: target.mechanism(),
+        mode: party.mode,
+        patience,
+        nest: &nest,
+    };
+    let mut file = None;
+    for _ in 0..INTERRUPTIONS {
+        match asker.attempt(path, deadline)? {
+            Attempt::Acquired(guard) => return Ok(First::Had(guard)),
+            Attempt::Contended(seen) => {
+                file = seen;
+                break;
+            }
+            Attempt::Interrupted => {}
+        }
+    }
+    match nest() {
+        Nesting::No => {}
+        Nesting::Nested => return Ok(First::Nested),
+        Nesting::Refused(kind) => return Err(refused(kind)),
+    }
+    if patience.timeout == Timeout::Once {
+        return Err(refused(ErrorKind::TimedOut(file)));
+    }
+    refuse_deadlock(target, party, patience, file, path)?;
+    Ok(First::Contended(Contended { file, key: key()? }))
+}
+
+fn refuse_deadlock(
+    target: &dyn Target,
+    party: Party,
+    patience: Patience,
+    file: Option<FileId>,
+    path: &Path,
+) -> Result<(), Error> {
+    let is_own = |file| registry::would_deadlock(target.id(), party.debtor, file);
+    if patience.timeout == Timeout::Never && file.is_some_and(is_own) {
+        return Err(Error::new(ErrorKind::Deadlock, "lock", path).with_absolute_path());
+    }
+    Ok(())
+}
+
+/// Why there is no lock.
+#[derive(Debug)]
+pub struct Unmet {
+    /// What went wrong.
+    pub error: Error,
+    /// Who has the lock, where it says so itself.
+    pub holder: Option<Holder>,
+}
+
+impl From<Error> for Box<Unmet> {
+    fn from(error: Error) -> Self {
+        Self::new(Unmet { error, holder: None })
+    }
+}
+
+/// What a waiter finds out when its bell has rung.
+#[derive(Debug)]
+pub enum News {
+    /// Nothing.
+    Nothing,
+    /// The poll interval is over: whatever wants to be asked then may be asked.
+    Question,
+    /// The lock is there, to be accepted.
+    Granted,
+    /// The wait is over, without the lock.
+    Failed(Box<Unmet>),
+}
+
+/// Tells a waiter to look at its [`News`]. Says whether there is anybody who could.
+type Bell = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// A waiter without a thread. Dropping it withdraws it.
+#[derive(Debug)]
+pub struct Deferred {
+    entry: Arc<Entry>,
+}
+
+/// A waiter, as the queue knows it.
+pub(super) struct Entry {
+    pub(super) target: Arc<dyn Target>,
+    pub(super) party: Party,
+    path: PathBuf,
+    pub(super) patience: Patience,
+    pub(super) deadline: Deadline,
+    pub(super) has_questions: bool,
+    bell: Bell,
+    is_asked: AtomicBool,
+    stage: ForkMutex<Stage>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("path", &self.path).field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Stage {
+    #[default]
+    Over,
+    Idle(Option<Contended>),
+    Waiting(Contended),
+    Offered(Box<dyn Guard>),
+    Nested,
+    Failed(Box<Unmet>),
+}
+
+impl Entry {
+    /// Ends the wait with `outcome`, or gives it back if it is over already.
+    pub(super) fn settle(&self, outcome: Stage) -> Result<(), Stage> {
+        let mut stage = self.stage.lock();
+        if !matches!(*stage, Stage::Waiting(_)) {
+            return Err(outcome);
+        }
+        *stage = outcome;
+        Ok(())
+    }
+
+    /// Takes out whatever there is.
+    pub(super) fn take(&self) -> Stage {
+        mem::take(&mut *self.stage.lock())
+    }
+
+    /// The file that was last seen to be locked.
+    pub(super) fn file(&self) -> Option<FileId> {
+        match &*self.stage.lock() {
+            Stage::Waiting(contended) => contended.file,
+            Stage::Over | Stage::Idle(_) | Stage::Offered(_) | Stage::Nested | Stage::Failed(_) => None,
+        }
+    }
+
+    /// Tells the waiter to look; `false`: there is nobody any more.
+    pub(super) fn ring(&self) -> bool {
+        (self.bell)()
+    }
+
+    /// Tells the waiter that its questions may be asked.
+    pub(super) fn ask(&self) {
+        if !self.is_asked.swap(true, Ordering::AcqRel) && !self.ring() {
+            self.withdraw();
+        }
+    }
+
+    /// Ends the wait, if the lock object has come to be held otherwise, or never can be. Says whether it did.
+    pub(super) fn nest(&self) -> bool {
+        let outcome = match self.target.nest_for(self.party) {
+            Nesting::No => return false,
+            Nesting::Nested => Stage::Nested,
+            Nesting::Refused(kind) => {
+                let error = Error::new(kind, "lock", &self.path).with_absolute_path();
+                Stage::Failed(error.into())
+            }
+        };
+        if let Err(Stage::Nested) = self.settle(outcome) {
+            self.give_back();
+        }
+        true
+    }
+
+    pub(super) fn withdraw(&self) {
+        match self.take() {
+            Stage::Waiting(contended) => desk::leave(&contended.key, self),
+            // Explicitly: a copy of the descriptor that was made behind our back would keep the lock.
+            Stage::Offered(guard) => drop(guard.release()),
+            Stage::Nested => self.give_back(),
+            Stage::Over | Stage::Idle(_) | Stage::Failed(_) => {}
+        }
+    }
+
+    /// Nobody is there to hear of an error; what cannot be unlocked is held on, and shows it.
+    fn give_back(&self) {
+        drop(self.target.give_back(self.party, &self.path));
+    }
+
+    fn timed_out(&self, file: Option<FileId>, key: &Key) -> Unmet {
+        let holder = self.target.mechanism().holder(&key.path);
+        Unmet { error: Error::new(ErrorKind::TimedOut(file), "lock", &key.path), holder }
+    }
+
+    /// The deadline is over: a last attempt for who is `first`, as the line may not move and the lock be free.
+    pub(super) fn expire(&self, key: &Key, is_first: bool) {
+        let attempt = if is_first { self.last_attempt(key) } else { None };
+        let outcome = match attempt {
+            Some(guard) => Stage::Offered(guard),
+            None => Stage::Failed(Box::new(self.timed_out(self.file(), key))),
+        };
+        match self.settle(outcome) {
+            Ok(()) => {
+                if !self.ring() {
+                    self.withdraw();
+                }
+            }
+            Err(Stage::Offered(guard)) => drop(guard.release()),
+            Err(_) => {}
+        }
+    }
+
+    fn last_attempt(&self, key: &Key) -> Option<Box<dyn Guard>> {
+        match self.target.mechanism().try_acquire(&key.path, desk::hasty(self)) {
+            Ok(Attempt::Acquired(guard)) => Some(guard),
+            Ok(Attempt::Contended(_) | Attempt::Interrupted) | Err(_) => None,
+        }
+    }
+
+    /// The time between two questions.
+    pub(super) fn question_interval(&self) -> Duration {
+        self.patience.poll_interval.clamp(SHORTEST_QUESTION, FAR)
+    }
+
+    pub(super) fn has_expired(&self) -> bool {
+        self.deadline.remaining().is_none()
+    }
+}
+
+impl Deferred {
+    /// A waiter for `lock`, which has found it `contended` or has made no attempt yet. Its time begins to run.
+    ///
+    /// `bell` is called by other threads, and must neither block for long nor wait for who calls this waiter; `false`:
+    /// nobody will ever look, so the waiter may be withdrawn. With `has_questions` it rings every poll interval.
+    #[must_use]
+    pub fn for_lock(
+        lock: Arc<Lock>,
+        request: &Request<'_>,
+        contended: Option<Contended>,
+        has_questions: bool,
+        bell: Bell,
+    ) -> Self {
+        Self::new(lock, request, Mode::Exclusive, contended, has_questions, bell)
+    }
+
+    /// A waiter that wants to read or to write.
+    #[must_use]
+    pub fn for_read_write(
+        lock: Arc<ReadWrite>,
+        request: &Request<'_>,
+        mode: Mode,
+        has_questions: bool,
+        bell: Bell,
+    ) -> Self {
+        Self::new(lock, request, mode, None, has_questions, bell)
+    }
+
+    fn new(
+        target: Arc<dyn Target>,
+        request: &Request<'_>,
+        mode: Mode,
+        contended: Option<Contended>,
+        has_questions: bool,
+        bell: Bell,
+    ) -> Self {
+        let entry = Entry {
+            target,
+            party: request.party(mode),
+            path: request.path.to_owned(),
+            patience: request.patience,
+            deadline: Deadline::begin(request.patience.timeout),
+            has_questions,
+            bell,
+            is_asked: AtomicBool::new(false),
+            stage: ForkMutex::new(),
+        };
+        *entry.stage.lock() = Stage::Idle(contended);
+        Self { entry: Arc::new(entry) }
+    }
+
+    /// One attempt, without waiting: `true`, there is something to accept. To be called before [`Deferred::wait`].
+    ///
+    /// # Errors
+    /// As [`Lock::acquire_at_once`].
+    pub fn attempt(&self) -> Result<bool, Box<Unmet>> {
+        let entry = &*self.entry;
+        let first = first_attempt(&*entry.target, entry.party, &entry.path, entry.patience);
+        let first = first.map_err(|error| {
+            let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
+            let holder = if is_late { entry.target.mechanism().holder(error.path()) } else { None };
+            Box::new(Unmet { error, holder })
+        })?;
+        let (stage, is_had) = match first {
+            First::Had(guard) => (Stage::Offered(guard), true),
+            First::Nested => (Stage::Nested, true),
+            First::Contended(contended) => (Stage::Idle(Some(contended)), false),
+        };
+        let mut current = entry.stage.lock();
+        if matches!(*current, Stage::Idle(_)) {
+            *current = stage;
+            return Ok(is_had);
+        }
+        drop(current);
+        // Withdrawn meanwhile.
+        match stage {
+            Stage::Offered(guard) => drop(guard.release()),
+            Stage::Nested => entry.give_back(),
+            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) => {}
+        }
+        Ok(false)
+    }
+
+    /// Joins the queue, after an attempt in vain. What comes of it [`Deferred::news`] tells; the bell may ring before this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`TimedOut`](ErrorKind::TimedOut), where there is no time left; [`Io`](ErrorKind::Io), where no thread can be had
+    /// that waits.
+    pub fn wait(&self) -> Result<(), Box<Unmet>> {
+        let entry = &self.entry;
+        let contended = {
+            let mut stage = entry.stage.lock();
+            let Stage::Idle(Some(contended)) = &*stage else { return Ok(()) };
+            let contended = contended.clone();
+            if !entry.has_expired() {
+                *stage = Stage::Waiting(contended.clone());
+            }
+            contended
+        };
+        if entry.has_expired() && matches!(*entry.stage.lock(), Stage::Idle(_)) {
+            return Err(Box::new(entry.timed_out(contended.file, &contended.key)));
+        }
+        if let Err(error) = desk::enqueue(&contended.key, Arc::clone(entry)) {
+            drop(entry.take());
+            return Err(Error::caused(ErrorKind::Io, "spawn", &contended.key.path, error).into());
+        }
+        // It may have come to be held between the attempt and here, and whoever saw to that did not see us.
+        if entry.nest() {
+            desk::leave(&contended.key, entry);
+            entry.ring();
+        }
+        Ok(())
+    }
+
+    /// What there is to know. A question and a failure are told once.
+    #[must_use]
+    pub fn news(&self) -> News {
+        let is_asked = self.entry.is_asked.swap(false, Ordering::AcqRel);
+        let mut stage = self.entry.stage.lock();
+        if let Stage::Failed(_) = &*stage {
+            if let Stage::Failed(unmet) = mem::take(&mut *stage) {
+                return News::Failed(unmet);
+            }
+        }
+        match (&*stage, is_asked) {
+            (Stage::Offered(_) | Stage::Nested, _) => News::Granted,
+            (_, true) => News::Question,
+            (_, false) => News::Nothing,
+        }
+    }
+
+    /// Makes a hold of what was granted. `false`: not yet, for a release of the lock object is still in a system call.
+    ///
+    /// # Errors
+    /// Those of the lock object, which may have been closed meanwhile; [`Cancelled`](ErrorKind::Cancelled), where nothing
+    /// is there: in a forked child, say.
+    pub fn accept(&self) -> Result<bool, Error> {
+        let entry = &self.entry;
+        if entry.target.is_busy(entry.party) {
+            return Ok(false);
+        }
+        let refused = |kind| Error::new(kind, "lock", &entry.path).with_absolute_path();
+        let granted = {
+            let mut stage = entry.stage.lock();
+            let is_granted = matches!(*stage, Stage::Offered(_) | Stage::Nested);
+            if is_granted { mem::take(&mut *stage) } else { Stage::Over }
+        };
+        match granted {
+            Stage::Offered(guard) => {
+                entry.target.commit_for(entry.party, guard).map(|()| true).map_err(refused)
+            }
+            Stage::Nested => Ok(true),
+            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) => {
+                Err(refused(ErrorKind::Cancelled))
+            }
+        }
+    }
+
+    /// Ends the wait, and gives back what it has been granted. Nothing is left of it then.
+    pub fn withdraw(&self) {
+        self.entry.withdraw();
+    }
+
+    /// The time to the next question, or to the end of the wait if that comes first.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        self.entry.deadline.remaining().unwrap_or_default().min(self.entry.patience.poll_interval)
+    }
+
+    /// Whose hold it will be.
+    #[must_use]
+    pub fn owner(&self) -> OwnerId {
+        self.entry.party.owner
+    }
+
+    /// Whether one attempt was all that was asked for.
+    #[must_use]
+    pub fn is_once(&self) -> bool {
+        self.entry.patience.timeout == Timeout::Once
+    }
+
+    /// Whether there is something to accept.
+    #[must_use]
+    pub fn is_granted(&self) -> bool {
+        matches!(*self.entry.stage.lock(), Stage::Offered(_) | Stage::Nested)
+    }
+
+    /// How the wait goes on, in the thread that waits. Touches nothing.
+    #[must_use]
+    pub fn waits_by(&self) -> WaitsBy {
+        let mechanism = self.entry.target.mechanism();
+        if mechanism.wakes_waiters(&self.entry.path) { WaitsBy::Kernel } else { WaitsBy::Polling }
+    }
+}
+
+impl Drop for Deferred {
+    fn drop(&mut self) {
+        self.entry.withdraw();
+    }
+}

@@ -1,0 +1,541 @@
+//! Who waits without a thread, for what, and which thread sees to it.
+//!
+//! For each path (and kind of lock) there is one *line* of waiters, in order of arrival, as long as there are any. A
+//! line is served by a *porter*, a thread that waits for its first in the kernel; there are at most [`MOST_PORTERS`], and
+//! one more thread polls for all lines that got none. A thread that has nothing to do stays for a moment, and ends.
+//!
+//! Everything is under one mutex, in sections that call nothing. What they find is done after: bells are rung, guards
+//! and lock objects dropped and threads woken with nothing locked. A lost wake-up costs a moment ([`BACKSTOP`]), not the
+//! wait.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::deferred::{Entry, Stage, Target};
+use super::{porter, queue};
+use crate::error::{Error, ErrorKind};
+use crate::fork::ForkMutex;
+use crate::mechanism::{Family, Guard, Manners, Mode, Terms};
+use crate::registry::LockId;
+use crate::sys;
+
+/// The most lines that are waited for in the kernel at a time.
+pub(super) const MOST_PORTERS: usize = 16;
+
+/// How long a thread that has nothing to do stays, in case that there is something soon.
+const LINGER: Duration = Duration::from_millis(10);
+
+/// The longest time until a thread looks whether it is still wanted.
+pub(super) const BACKSTOP: Duration = Duration::from_millis(50);
+
+/// Questions that are due within this time are asked together.
+const TOGETHER: Duration = Duration::from_millis(4);
+
+/// How long the end of the process waits for the threads to end.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+static DESK: ForkMutex<Desk> = ForkMutex::new();
+/// How many lines there are, for those who would look in vain. A child starts with its parent's number, and corrects it
+/// at the first look.
+static LINES: AtomicUsize = AtomicUsize::new(0);
+
+/// What the waiters of one line wait for.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// The canonical path.
+    pub(super) path: PathBuf,
+    family: Option<Family>,
+    /// The lock object, where the lock is as good to no other.
+    lock: Option<LockId>,
+    pub(super) lifetime: Option<Duration>,
+}
+
+impl Key {
+    pub(super) fn new(path: PathBuf, target: &dyn Target, lifetime: Option<Duration>) -> Self {
+        let family = target.mechanism().family();
+        let lock = if family.is_none() { Some(target.id()) } else { None };
+        Self { path, family, lock, lifetime }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    lines: HashMap<Arc<Key>, Line>,
+    /// Those that no porter serves, the oldest first.
+    unserved: VecDeque<Arc<Key>>,
+    threads: Vec<Thread>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    waiters: VecDeque<Waiting>,
+    /// When whoever serves it will look up.
+    next_look: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    entry: Arc<Entry>,
+    next_question: Option<Instant>,
+}
+
+/// A thread of ours. It is waited for when it has ended, so that none is left over without a name.
+#[derive(Debug)]
+struct Thread {
+    /// Its name, also among those who wait in the kernel.
+    id: LockId,
+    /// `None` while it is being started.
+    handle: Option<Arc<JoinHandle<()>>>,
+    at: At,
+    is_to_end: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum At {
+    Idle(Instant),
+    Serving(Arc<Key>),
+    Polling,
+    Ended,
+}
+
+/// What a thread is to do.
+#[derive(Debug)]
+pub(super) enum Task {
+    Serve(Arc<Key>),
+    /// Make a round of the lines without a porter.
+    Poll,
+    Rest(Duration),
+    End,
+}
+
+/// A thread to be woken, wherever it sleeps.
+#[derive(Debug, Clone)]
+struct Sleeper {
+    id: LockId,
+    handle: Option<Arc<JoinHandle<()>>>,
+}
+
+impl Sleeper {
+    fn rouse(&self) {
+        if let Some(handle) = &self.handle {
+            handle.thread().unpark();
+            queue::nudge(self.id);
+            sys::interrupt(handle);
+        }
+    }
+}
+
+impl Desk {
+    fn note_lines(&self) {
+        LINES.store(self.lines.len(), Ordering::Release);
+    }
+
+    fn unlist(&mut self, key: &Arc<Key>) {
+        self.lines.remove(key);
+        self.unserved.retain(|unserved| unserved != key);
+        self.note_lines();
+    }
+
+    fn sleepers(&self, is_meant: impl Fn(&At) -> bool) -> Vec<Sleeper> {
+        let threads = self.threads.iter().filter(|thread| is_meant(&thread.at));
+        threads.map(|thread| Sleeper { id: thread.id, handle: thread.handle.clone() }).collect()
+    }
+
+    fn sleeper(&self, is_meant: impl Fn(&At) -> bool) -> Option<Sleeper> {
+        let thread = self.threads.iter().find(|thread| is_meant(&thread.at))?;
+        Some(Sleeper { id: thread.id, handle: thread.handle.clone() })
+    }
+
+    /// Who sees to the line.
+    fn server(&self, key: &Arc<Key>) -> Option<Sleeper> {
+        let serves = |at: &At| matches!(at, At::Serving(served) if served == key);
+        self.sleeper(serves).or_else(|| self.sleeper(|at| *at == At::Polling))
+    }
+
+    fn count(&self, is_meant: impl Fn(&At) -> bool) -> usize {
+        self.threads.iter().filter(|thread| is_meant(&thread.at)).count()
+    }
+}
+
+/// Whether anybody waits at all.
+pub(super) fn is_any() -> bool {
+    LINES.load(Ordering::Acquire) > 0
+}
+
+/// Whether somebody waits for the same.
+pub(super) fn is_awaited(key: &Key) -> bool {
+    DESK.lock().lines.get(key).is_some_and(|line| !line.waiters.is_empty())
+}
+
+/// On what terms a thread asks for the lock that `entry` waits for, past a line.
+pub(super) fn hasty(entry: &Entry) -> Terms {
+    Terms { mode: entry.party.mode, manners: Manners::Hasty, lifetime: entry.patience.lifetime }
+}
+
+/// Puts a waiter at the end of its line.
+pub(super) fn enqueue(key: &Arc<Key>, entry: Arc<Entry>) -> io::Result<()> {
+    let next_question =
+        if entry.has_questions { Instant::now().checked_add(entry.question_interval()) } else { None };
+    let due = [entry.deadline.end(), next_question].into_iter().flatten().min();
+    let own = Arc::clone(&entry);
+    let (sleeper, is_new) = {
+        let mut desk = DESK.lock();
+        let desk = &mut *desk;
+        let is_new = !desk.lines.contains_key(key);
+        let line = desk.lines.entry(Arc::clone(key)).or_default();
+        let was_empty = line.waiters.is_empty();
+        line.waiters.push_back(Waiting { entry, next_question });
+        let is_sooner = due.is_some_and(|due| line.next_look.is_none_or(|look| due < look));
+        if is_new {
+            desk.unserved.push_back(Arc::clone(key));
+            desk.note_lines();
+        }
+        (if !is_new && (was_empty || is_sooner) { desk.server(key) } else { None }, is_new)
+    };
+    if let Some(sleeper) = sleeper {
+        sleeper.rouse();
+    }
+    if is_new {
+        hire().inspect_err(|error| {
+            leave(key, &own);
+            give_up(key, error);
+        })?;
+    }
+    Ok(())
+}
+
+/// How the desk gets somebody to serve a new line.
+enum Hire {
+    Wake(Vec<Sleeper>),
+    Start(LockId),
+}
+
+/// Sees to it that somebody serves the lines without a porter.
+fn hire() -> io::Result<()> {
+    let hire = {
+        let mut desk = DESK.lock();
+        let is_idle = |at: &At| matches!(at, At::Idle(_));
+        let idle = desk.count(is_idle);
+        let may_start = desk.count(|at| *at != At::Ended) <= MOST_PORTERS;
+        if desk.unserved.len() > idle && may_start {
+            let id = LockId::next();
+            desk.threads.push(Thread { id, handle: None, at: At::Idle(Instant::now()), is_to_end: false });
+            Hire::Start(id)
+        } else {
+            Hire::Wake(desk.sleepers(|at| is_idle(at) || *at == At::Polling))
+        }
+    };
+    match hire {
+        Hire::Wake(sleepers) => sleepers.iter().for_each(Sleeper::rouse),
+        Hire::Start(id) => {
+            join_ended();
+            let started = sys::spawn_quiet("ferrolock-porter", move || porter::work(id));
+            let mut desk = DESK.lock();
+            let Some(index) = desk.threads.iter().position(|thread| thread.id == id) else { return Ok(()) };
+            match started {
+                Ok(handle) => desk.threads[index].handle = Some(Arc::new(handle)),
+                Err(error) => {
+                    desk.threads.swap_remove(index);
+                    let is_anybody_left = desk.threads.iter().any(|thread| thread.at == At::Polling);
+                    return if is_anybody_left { Ok(()) } else { Err(error) };
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ends the wait of all in a line that nobody can serve.
+fn give_up(key: &Arc<Key>, error: &io::Error) {
+    let line = {
+        let mut desk = DESK.lock();
+        let line = desk.lines.remove(key);
+        desk.unlist(key);
+        line
+    };
+    for waiting in line.into_iter().flat_map(|line| line.waiters) {
+        let error = io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default());
+        let error = Error::caused(ErrorKind::Io, "spawn", &key.path, error);
+        fail(&waiting.entry, error);
+    }
+}
+
+fn fail(entry: &Entry, error: Error) {
+    if entry.settle(Stage::Failed(error.into())).is_ok() {
+        entry.ring();
+    }
+}
+
+/// Takes a waiter out of its line, if it is still there.
+pub(super) fn leave(key: &Arc<Key>, entry: &Entry) {
+    let (left, sleeper) = {
+        let mut desk = DESK.lock();
+        let Some(line) = desk.lines.get_mut(key) else { return };
+        let is_it = |waiting: &Waiting| std::ptr::eq(Arc::as_ptr(&waiting.entry), entry);
+        let Some(index) = line.waiters.iter().position(is_it) else { return };
+        let mode = entry.party.mode;
+        let left = line.waiters.remove(index);
+        let front = line.waiters.front().map(|waiting| waiting.entry.party.mode);
+        // Nobody is left, or who is first now wants something else: what is being waited for is of no use.
+        let is_other = index == 0 && front != Some(mode);
+        (left, if is_other { desk.server(key) } else { None })
+    };
+    drop(left);
+    if let Some(sleeper) = sleeper {
+        sleeper.rouse();
+    }
+}
+
+/// Gives a lock that was got for the line `key` to the first who takes it, or back.
+pub(super) fn offer(key: &Arc<Key>, mode: Mode, guard: Box<dyn Guard>) {
+    let mut guard = guard;
+    while let Some(entry) = next_for(key, mode) {
+        guard = match entry.settle(Stage::Offered(guard)) {
+            Ok(()) if entry.ring() => return,
+            // Nobody heard it; but somebody may have withdrawn, and given it back.
+            Ok(()) => match entry.take() {
+                Stage::Offered(guard) => guard,
+                Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Nested | Stage::Failed(_) => return,
+            },
+            // It has just ended its wait.
+            Err(Stage::Offered(guard)) => guard,
+            Err(_) => return,
+        };
+    }
+    drop(guard.release());
+}
+
+/// Takes the first of the line out of it, if it wants what there is.
+fn next_for(key: &Arc<Key>, mode: Mode) -> Option<Arc<Entry>> {
+    let mut desk = DESK.lock();
+    let waiters = &mut desk.lines.get_mut(key)?.waiters;
+    if waiters.front()?.entry.party.mode != mode {
+        return None;
+    }
+    waiters.pop_front().map(|waiting| waiting.entry)
+}
+
+/// Lets the first of the line have the error that waiting for it came to. The next one may have another, or none.
+pub(super) fn fail_first(key: &Arc<Key>, error: Error) {
+    let first = {
+        let mut desk = DESK.lock();
+        desk.lines.get_mut(key).and_then(|line| line.waiters.pop_front())
+    };
+    if let Some(first) = first {
+        fail(&first.entry, error);
+    }
+}
+
+/// The first of the line. Where there is nobody, the line is no more.
+pub(super) fn first(key: &Arc<Key>) -> Option<Arc<Entry>> {
+    let mut desk = DESK.lock();
+    let line = desk.lines.get(key)?;
+    let first = line.waiters.front().map(|waiting| Arc::clone(&waiting.entry));
+    if first.is_none() {
+        desk.unlist(key);
+    }
+    first
+}
+
+/// Whether the first of the line wants the lock in this mode.
+pub(super) fn wants(key: &Arc<Key>, mode: Mode) -> bool {
+    let desk = DESK.lock();
+    let first = desk.lines.get(key).and_then(|line| line.waiters.front());
+    first.is_some_and(|waiting| waiting.entry.party.mode == mode)
+}
+
+/// Ends the waits that are due and lets questions be asked. Says when to come again.
+pub(super) fn see_to(key: &Arc<Key>) -> Instant {
+    let now = Instant::now();
+    let mut expired = Vec::new();
+    let mut asked = Vec::new();
+    let (next, has_lost_first) = {
+        let mut desk = DESK.lock();
+        let backstop = now + BACKSTOP;
+        let Some(line) = desk.lines.get_mut(key) else { return backstop };
+        let first = line.waiters.front().map(|waiting| Arc::clone(&waiting.entry));
+        line.waiters.retain(|waiting| {
+            let is_over = waiting.entry.has_expired();
+            if is_over {
+                expired.push(Arc::clone(&waiting.entry));
+            }
+            !is_over
+        });
+        let mut next = backstop;
+        for waiting in &mut line.waiters {
+            if waiting.next_question.is_some_and(|due| due <= now + TOGETHER) {
+                asked.push(Arc::clone(&waiting.entry));
+                waiting.next_question = now.checked_add(waiting.entry.question_interval());
+            }
+            next = [waiting.next_question, waiting.entry.deadline.end()]
+                .into_iter()
+                .flatten()
+                .fold(next, Instant::min);
+        }
+        line.next_look = Some(next);
+        let first = first.filter(|first| expired.first().is_some_and(|entry| Arc::ptr_eq(entry, first)));
+        (next, first.is_some())
+    };
+    for (index, entry) in expired.iter().enumerate() {
+        entry.expire(key, index == 0 && has_lost_first);
+    }
+    for entry in asked {
+        entry.ask();
+    }
+    next
+}
+
+/// Ends the waits of those whose lock object `lock` has come to be held.
+pub(crate) fn nudge(lock: LockId) {
+    if !is_any() {
+        return;
+    }
+    let waiters: Vec<_> = {
+        let desk = DESK.lock();
+        let of_lock = |line: &Line| {
+            let is_its = |waiting: &&Waiting| waiting.entry.target.id() == lock;
+            line.waiters.iter().filter(is_its).map(|waiting| Arc::clone(&waiting.entry)).collect::<Vec<_>>()
+        };
+        desk.lines
+            .iter()
+            .flat_map(|(key, line)| {
+                let key = Arc::clone(key);
+                of_lock(line).into_iter().map(move |entry| (Arc::clone(&key), entry))
+            })
+            .collect()
+    };
+    for (key, entry) in waiters {
+        if entry.nest() {
+            leave(&key, &entry);
+            if !entry.ring() {
+                entry.withdraw();
+            }
+        }
+    }
+}
+
+/// What the thread `id` is to do next.
+pub(super) fn next_task(id: LockId) -> Task {
+    let now = Instant::now();
+    let mut desk = DESK.lock();
+    let desk = &mut *desk;
+    while let Some(key) = desk.unserved.front().cloned() {
+        if desk.lines.get(&key).is_some_and(|line| !line.waiters.is_empty()) {
+            break;
+        }
+        desk.unlist(&key);
+    }
+    let is_any = !desk.unserved.is_empty();
+    let serving = desk.count(|at| matches!(at, At::Serving(_)));
+    let Some(index) = desk.threads.iter().position(|thread| thread.id == id) else { return Task::End };
+    let is_polled = desk.threads.iter().any(|thread| thread.at == At::Polling && thread.id != id);
+    let thread = &mut desk.threads[index];
+    if !matches!(thread.at, At::Idle(_)) {
+        thread.at = At::Idle(now);
+    }
+    if is_any && serving < MOST_PORTERS {
+        if let Some(key) = desk.unserved.pop_front() {
+            thread.at = At::Serving(Arc::clone(&key));
+            return Task::Serve(key);
+        }
+    }
+    if is_any && !is_polled {
+        thread.at = At::Polling;
+        return Task::Poll;
+    }
+    let At::Idle(since) = thread.at else { return Task::End };
+    let rest = LINGER.saturating_sub(now.saturating_duration_since(since));
+    if thread.is_to_end || rest.is_zero() {
+        thread.at = At::Ended;
+        return Task::End;
+    }
+    Task::Rest(rest)
+}
+
+/// A line without a porter.
+pub(super) struct Unserved {
+    pub(super) key: Arc<Key>,
+    pub(super) first: Arc<Entry>,
+    pub(super) next_look: Option<Instant>,
+}
+
+/// The lines without a porter.
+pub(super) fn unserved() -> Vec<Unserved> {
+    let mut desk = DESK.lock();
+    let desk = &mut *desk;
+    let mut found = Vec::with_capacity(desk.unserved.len());
+    desk.unserved.retain(|key| {
+        let line = desk.lines.get(key);
+        let first = line.and_then(|line| Some((Arc::clone(&line.waiters.front()?.entry), line.next_look)));
+        let is_any = first.is_some();
+        match first {
+            Some((first, next_look)) => found.push(Unserved { key: Arc::clone(key), first, next_look }),
+            None => drop(desk.lines.remove(key)),
+        }
+        is_any
+    });
+    desk.note_lines();
+    found
+}
+
+/// Waits for the threads that have ended: a moment each.
+fn join_ended() {
+    let ended: Vec<_> = {
+        let mut desk = DESK.lock();
+        let desk = &mut *desk;
+        let is_over = |thread: &Thread| thread.at == At::Ended && thread.handle.is_some();
+        let ended: Vec<_> = desk
+            .threads
+            .iter_mut()
+            .filter(|thread| is_over(thread))
+            .filter_map(|thread| thread.handle.take())
+            .collect();
+        desk.threads.retain(|thread| thread.at != At::Ended || thread.handle.is_some());
+        ended
+    };
+    for handle in ended {
+        if let Some(handle) = Arc::into_inner(handle) {
+            drop(handle.join());
+        }
+    }
+}
+
+/// Has the threads end that have nothing to do, and waits for that: before a fork, for one.
+pub fn end_idle_porters() {
+    let idle = {
+        let mut desk = DESK.lock();
+        for thread in &mut desk.threads {
+            thread.is_to_end |= matches!(thread.at, At::Idle(_));
+        }
+        desk.sleepers(|at| matches!(at, At::Idle(_)))
+    };
+    idle.iter().for_each(Sleeper::rouse);
+    let begin = Instant::now();
+    while begin.elapsed() < LAST_PATIENCE
+        && DESK.lock().threads.iter().any(|thread| thread.is_to_end && thread.at != At::Ended)
+    {
+        super::sleep(Duration::from_micros(50));
+    }
+    join_ended();
+}
+
+/// Ends all waits without a thread, and the threads that wait for them; nobody is told. For the end of the process:
+/// there may be nobody any more who can be told.
+pub fn end_waits() {
+    let (lines, sleepers) = {
+        let mut desk = DESK.lock();
+        let lines: Vec<_> = desk.lines.values_mut().map(|line| std::mem::take(&mut line.waiters)).collect();
+        for thread in &mut desk.threads {
+            thread.is_to_end = true;
+        }
+        (lines, desk.sleepers(|at| *at != At::Ended))
+    };
+    lines.into_iter().flatten().for_each(|waiting| drop(waiting.entry.take()));
+    sleepers.iter().for_each(Sleeper::rouse);
+    end_idle_porters();
+}
