@@ -34,7 +34,7 @@ use crate::mechanism::{Attempt, Guard, Holder, Mechanism, Mode};
 use crate::owner::OwnerId;
 use crate::read_write::ReadWrite;
 use crate::registry::{self, LockId};
-use crate::sys::FileId;
+use crate::sys::{self, FileId};
 use crate::time::{Deadline, Timeout};
 
 /// An attempt that signals cut short so often is as good as one that found the lock held.
@@ -122,12 +122,11 @@ pub(crate) fn first_attempt(
     let key = || Ok(Arc::new(Key::new(asking::canonical(path)?, target, patience.lifetime)));
     if may_wait && desk::is_any() {
         let key = key()?;
-        if desk::is_awaited(&key) {
-            let holds = |file| crate::sys::is_at(&key.path, file).unwrap_or(false);
-            let file =
-                registry::held_elsewhere(target.id(), party.debtor).into_iter().find(|&file| holds(file));
-            refuse_deadlock(target, party, patience, file, path)?;
-            return Ok(First::Contended(Contended { file, key }));
+        if let Some(first) = desk::first_of(&key) {
+            let is_there = |&file: &FileId| sys::is_at(&key.path, file).unwrap_or(false);
+            let own = registry::held_elsewhere(target.id(), party.debtor).into_iter().find(is_there);
+            refuse_deadlock(target, party, patience, own, path)?;
+            return Ok(First::Contended(Contended { file: first.file(), key }));
         }
     }
     let asker = Asker {

@@ -157,6 +157,22 @@ impl Desk {
         self.sleeper(serves).or_else(|| self.sleeper(|at| *at == At::Polling))
     }
 
+    /// Has those end who wait for nobody, and says who they are.
+    fn dismiss(&mut self) -> Vec<Sleeper> {
+        let is_any = |key: &Arc<Key>| self.lines.get(key).is_some_and(|line| !line.waiters.is_empty());
+        let is_any_unserved = self.unserved.iter().any(is_any);
+        let is_needed = |at: &At| match at {
+            At::Serving(key) => is_any(key),
+            At::Idle(_) | At::Polling => is_any_unserved,
+            At::Ended => true,
+        };
+        let unneeded = self.sleepers(|at| !is_needed(at));
+        for thread in &mut self.threads {
+            thread.is_to_end = unneeded.iter().any(|sleeper| sleeper.id == thread.id);
+        }
+        unneeded
+    }
+
     fn count(&self, is_meant: impl Fn(&At) -> bool) -> usize {
         self.threads.iter().filter(|thread| is_meant(&thread.at)).count()
     }
@@ -167,9 +183,10 @@ pub(super) fn is_any() -> bool {
     LINES.load(Ordering::Acquire) > 0
 }
 
-/// Whether somebody waits for the same.
-pub(super) fn is_awaited(key: &Key) -> bool {
-    DESK.lock().lines.get(key).is_some_and(|line| !line.waiters.is_empty())
+/// The first of those who wait for the same.
+pub(super) fn first_of(key: &Key) -> Option<Arc<Entry>> {
+    let desk = DESK.lock();
+    desk.lines.get(key)?.waiters.front().map(|waiting| Arc::clone(&waiting.entry))
 }
 
 /// On what terms a thread asks for the lock that `entry` waits for, past a line.
@@ -507,18 +524,13 @@ fn join_ended() {
 
 /// Has the threads end that have nothing to do, and waits for that: before a fork, for one.
 pub fn end_idle_porters() {
-    let idle = {
-        let mut desk = DESK.lock();
-        for thread in &mut desk.threads {
-            thread.is_to_end |= matches!(thread.at, At::Idle(_));
-        }
-        desk.sleepers(|at| matches!(at, At::Idle(_)))
-    };
-    idle.iter().for_each(Sleeper::rouse);
     let begin = Instant::now();
-    while begin.elapsed() < LAST_PATIENCE
-        && DESK.lock().threads.iter().any(|thread| thread.is_to_end && thread.at != At::Ended)
-    {
+    loop {
+        let idle = DESK.lock().dismiss();
+        if idle.is_empty() || begin.elapsed() > LAST_PATIENCE {
+            break;
+        }
+        idle.iter().for_each(Sleeper::rouse);
         super::sleep(Duration::from_micros(50));
     }
     join_ended();
@@ -527,15 +539,10 @@ pub fn end_idle_porters() {
 /// Ends all waits without a thread, and the threads that wait for them; nobody is told. For the end of the process:
 /// there may be nobody any more who can be told.
 pub fn end_waits() {
-    let (lines, sleepers) = {
+    let lines: Vec<_> = {
         let mut desk = DESK.lock();
-        let lines: Vec<_> = desk.lines.values_mut().map(|line| std::mem::take(&mut line.waiters)).collect();
-        for thread in &mut desk.threads {
-            thread.is_to_end = true;
-        }
-        (lines, desk.sleepers(|at| *at != At::Ended))
+        desk.lines.values_mut().map(|line| std::mem::take(&mut line.waiters)).collect()
     };
     lines.into_iter().flatten().for_each(|waiting| drop(waiting.entry.take()));
-    sleepers.iter().for_each(Sleeper::rouse);
     end_idle_porters();
 }

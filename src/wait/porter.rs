@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,7 +33,9 @@ pub(super) fn work(id: LockId) {
         match desk::next_task(id) {
             Task::Serve(key) => {
                 rounds = Rounds::default();
-                serve(id, &key);
+                while panic::catch_unwind(|| serve(id, &key)).is_err() {
+                    desk::fail_first(&key, panicked(&key));
+                }
             }
             Task::Poll => thread::park_timeout(rounds.make()),
             Task::Rest(pause) => {
@@ -42,6 +45,11 @@ pub(super) fn work(id: LockId) {
             Task::End => return,
         }
     }
+}
+
+/// A bug of a mechanism ends the wait that came upon it, and not the thread that all others depend on.
+fn panicked(key: &Key) -> Error {
+    Error::new(ErrorKind::Io, "lock", &key.path).because("the thread that waited for it panicked")
 }
 
 /// Waits for the line `key` as long as there is anybody in it.
@@ -153,7 +161,8 @@ impl Rounds {
 impl Polled {
     fn attempt(&mut self, line: &Unserved) {
         let mode = line.first.party.mode;
-        match self.try_acquire(line, mode) {
+        let attempt = panic::catch_unwind(AssertUnwindSafe(|| self.try_acquire(line, mode)));
+        match attempt.unwrap_or_else(|_| Err(panicked(&line.key))) {
             Ok(Attempt::Acquired(guard)) => {
                 self.bid = None;
                 self.backoff.restart();

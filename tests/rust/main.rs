@@ -6,6 +6,7 @@
 
 mod alone;
 mod contender;
+mod deferred;
 mod exclusion;
 mod failures;
 mod holds;
