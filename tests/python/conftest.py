@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.register_assert_rewrite("peers", "soft_peers")
+pytest.register_assert_rewrite("async_peers", "peers", "soft_peers")
 
+from async_peers import how, make  # noqa: E402, F401 - fixtures, of the tests of async locks
 from peers import Peer, ProcessContender, ThreadContender  # noqa: E402 - after the rewriting is ordered
 from soft_peers import soft, soft_instead, surrounded, victim  # noqa: E402, F401 - fixtures, of all tests of soft locks
 
