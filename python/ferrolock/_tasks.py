@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _here = threading.local()
+"""Where the thread's loop has its post, weakly: what was put there and never read goes with the tasks."""
 
 
 class Post:
@@ -72,10 +73,12 @@ class Bell:
     __slots__ = ("__weakref__", "_post", "deferred", "future")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deferred: _native.Deferred) -> None:
-        post = getattr(_here, "post", None)
+        kept: weakref.ref[Post] | None = getattr(_here, "post", None)
+        post = None if kept is None else kept()
         if post is None or post.loop() is not loop:
-            post = _here.post = Post(loop)
-        self._post: Post = post
+            post = Post(loop)
+            _here.post = weakref.ref(post)
+        self._post = post
         self.deferred = deferred
         self.future: asyncio.Future[None] = loop.create_future()
 
@@ -122,7 +125,7 @@ async def settle(
         if is_inline or not await off_loop(executor, deferred.attempt):
             deferred.ask(cancel_check, is_first=True)
             await _wait(deferred, cancel_check)
-        while not deferred.accept():
+        while not deferred.accept():  # noqa: ASYNC110 - another thread is in a system call, and has no event to give
             await asyncio.sleep(0.001)
     except GeneratorExit:
         deferred.withdraw()  # nobody can wait for anything here
@@ -149,7 +152,7 @@ async def _wait(deferred: _native.Deferred, cancel_check: Callable[[], bool] | N
             deferred.ask(cancel_check)
 
 
-# A thread that nobody needs would make the interpreter warn of the fork; and what cannot be told any more is not waited for.
+# A thread that nobody needs would make the interpreter warn of a fork; what cannot be told any more is not waited for.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_native.end_idle_porters)
 atexit.register(_native.end_waits)

@@ -30,7 +30,7 @@ else:
 
 
 class AsyncAcquireReturnProxy(_Generic):
-    """The result of ``await acquire()``: leaves the lock when an ``async with`` on it ends, and does not acquire again."""
+    """The result of ``await acquire()``: leaves the lock when an ``async with`` on it ends; does not acquire again."""
 
     __slots__ = ("lock",)
 
@@ -63,7 +63,7 @@ class AsyncFileLockMeta(FileLockMeta):
     }
 
     def __call__(
-        cls,
+        cls,  # noqa: N805 - it is a metaclass
         lock_file: str | os.PathLike[str],
         timeout: float = -1,
         mode: int = -1,
@@ -249,7 +249,7 @@ class AsyncWindowsFileLock(WindowsFileLock, BaseAsyncFileLock):  # type: ignore[
 
 
 class AsyncSoftFileLock(SoftFileLock, BaseAsyncFileLock):  # type: ignore[misc]
-    """A :class:`SoftFileLock` for tasks. Its members other than ``acquire`` and ``release`` are those of that, and block."""
+    """A :class:`SoftFileLock` for tasks. Its members other than ``acquire`` and ``release`` block."""
 
 
 __all__ = [

@@ -39,8 +39,8 @@ def test_a_lock_is_held_in_its_body_and_counts_levels(make: Maker, lock_path: Pa
             assert isinstance(proxy, AsyncAcquireReturnProxy)
             assert proxy.lock is lock
             assert lock.lock_counter == 2
-            async with proxy as entered:
-                assert entered is lock
+            async with proxy as entered_again:
+                assert entered_again is lock
                 assert lock.lock_counter == 2
             assert lock.lock_counter == 1
         assert (lock.is_locked, lock.lock_counter) == (False, 0)

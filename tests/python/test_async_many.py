@@ -1,0 +1,148 @@
+"""Many tasks: threads and memory stay flat, the event loop stays responsive, and everybody gets his turn."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from async_peers import is_still_waiting, run, threads, until
+from ferrolock import AsyncFileLock, AsyncSoftFileLock, FileLock, _native
+from peers import LONG
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+MANY = 1000
+
+CLASSES = pytest.mark.parametrize("cls", [AsyncFileLock, AsyncSoftFileLock], ids=["kernel", "marker"])
+
+
+def resident() -> int:
+    """The memory of this process, in kilobytes."""
+    if sys.platform != "linux":
+        pytest.skip("memory is read in /proc")
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+@asynccontextmanager
+async def ticking() -> AsyncIterator[list[float]]:
+    """Wake every millisecond, and note how much too late."""
+    late: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            begin = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late.append(time.perf_counter() - begin - 0.001)
+
+    task = asyncio.ensure_future(tick())
+    try:
+        yield late
+    finally:
+        task.cancel()
+
+
+def check_responsive(late: list[float]) -> None:
+    """Most wake-ups come in time; a busy machine may delay a few."""
+    late.sort()
+    assert late[len(late) // 2] < 0.02, late[-5:]
+    assert late[int(len(late) * 0.99)] < 0.1, late[-5:]
+
+
+@CLASSES
+def test_a_thousand_tasks_wait_for_one_lock(lock_path: Path, cls: type[AsyncFileLock]) -> None:
+    async def main() -> None:
+        holder = cls(lock_path)
+        await asyncio.ensure_future(holder.acquire())
+        order: list[int] = []
+
+        async def one(number: int) -> None:
+            async with cls(lock_path):
+                order.append(number)
+
+        _native.end_idle_porters()
+        before, memory = threads(), resident()
+        tasks = [asyncio.ensure_future(one(number)) for number in range(MANY)]
+        async with ticking() as late:
+            assert await is_still_waiting(tasks[0])
+            assert threads() - before <= 2, "one that waits, and one that keeps its place"
+            assert resident() - memory < 16 * 1024
+            await holder.release()
+            await asyncio.wait_for(asyncio.gather(*tasks), 3 * LONG)
+        assert order == list(range(MANY))
+        check_responsive(late)
+
+    run(main())
+
+
+def test_a_thousand_tasks_wait_each_for_its_own_lock(tmp_path: Path) -> None:
+    async def main() -> None:
+        paths = [tmp_path / f"{number}.lock" for number in range(MANY)]
+        holders = [FileLock(path, thread_local=False) for path in paths]
+        for holder in holders:
+            holder.acquire()
+        _native.end_idle_porters()
+        before, memory = threads(), resident()
+        locks = [AsyncFileLock(path, run_in_executor=False) for path in paths]
+        tasks = [asyncio.ensure_future(lock.acquire()) for lock in locks]
+        async with ticking() as late:
+            assert await is_still_waiting(tasks[0])
+            assert await is_still_waiting(tasks[-1])
+            assert threads() - before <= 2 * 16 + 1
+            assert resident() - memory < 32 * 1024
+            for holder in holders:
+                holder.release()
+            await asyncio.wait_for(asyncio.gather(*tasks), 3 * LONG)
+        assert all(lock.is_locked for lock in locks)
+        for lock in locks:
+            await lock.release()
+        check_responsive(late)
+        await until(lambda: threads() <= before, "the threads have ended")
+
+    run(main())
+
+
+def test_a_thousand_tasks_give_up_at_once(lock_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncFileLock(lock_path):
+            _native.end_idle_porters()
+            before = threads()
+            tasks = [asyncio.ensure_future(AsyncFileLock(lock_path).acquire(timeout=0.2)) for _ in range(MANY // 2)]
+            tasks += [asyncio.ensure_future(AsyncFileLock(lock_path).acquire()) for _ in range(MANY // 2)]
+            async with ticking() as late:
+                assert await is_still_waiting(tasks[0])
+                for task in tasks[MANY // 2 :]:
+                    task.cancel()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            kinds = [type(result).__name__ for result in results]
+            assert kinds == ["Timeout"] * (MANY // 2) + ["CancelledError"] * (MANY // 2)
+            check_responsive(late)
+            await until(lambda: threads() <= before, "the threads have ended")
+
+    run(main())
+
+
+def test_questions_of_many_tasks_are_asked(lock_path: Path) -> None:
+    async def main() -> None:
+        async with AsyncFileLock(lock_path):
+            asked = [0] * 100
+
+            async def one(number: int) -> None:
+                def check() -> bool:
+                    asked[number] += 1
+                    return asked[number] == 5
+
+                await AsyncFileLock(lock_path).acquire(poll_interval=0.01, cancel_check=check)
+
+            results = await asyncio.gather(*(one(number) for number in range(100)), return_exceptions=True)
+            assert {type(result).__name__ for result in results} == {"Timeout"}
+            assert asked == [5] * 100
+
+    run(main())
