@@ -33,6 +33,20 @@ class Lock(Protocol):
     def __exit__(self, *exception: object) -> object: ...
 
 
+class AsyncLock(Protocol):
+    """What all async candidates have in common."""
+
+    async def acquire(self) -> object:
+        """Take the lock, waiting as long as it takes."""
+
+    async def release(self) -> object:
+        """Give the lock back."""
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(self, *exception: object) -> object: ...
+
+
 class ByHand:
     """What people write without a library: open, flock, and back again, with no check of anything."""
 
@@ -102,12 +116,12 @@ def _find(module: ModuleType, lock_class: str) -> Callable[..., Lock]:
 class Adapter:
     """A candidate's constructor, and what was imported to get it."""
 
-    def __init__(self, build: Callable[[str], Lock], *, endless: dict[str, Any] | None = None, origin: str) -> None:
+    def __init__(self, build: Callable[[str], Any], *, endless: dict[str, Any] | None = None, origin: str) -> None:
         self.build = build
         self.origin = origin
         self._endless = endless or {}
 
-    def endless(self, path: str) -> Lock:
+    def endless(self, path: str) -> Any:
         """Build a lock that waits without limit."""
         return self.build(path, **self._endless)
 

@@ -22,6 +22,7 @@ import report
 import targets
 import waiting
 from peers import (
+    ASYNC,
     CANDIDATES,
     FAMILY_OF,
     KERNEL,
@@ -123,6 +124,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name, what, default in (
         ("--processes", "processes on a kernel lock", "2,8,32; --quick: 8"),
         ("--soft-processes", "processes on a soft lock", "8"),
+        ("--async-processes", "processes, each with an event loop, on an async lock", "2"),
         ("--threads", "threads of one process on one kernel lock object", "8,200; --quick: none"),
     ):
         parser.add_argument(name, type=counts, metavar="N,N", help=f"contenders: {what}, or none ({default})")
@@ -139,6 +141,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         options.processes = [8] if quick else list(targets.KERNEL_PROCESSES)
     if options.soft_processes is None:
         options.soft_processes = list(targets.SOFT_PROCESSES)
+    if options.async_processes is None:
+        options.async_processes = list(targets.ASYNC_PROCESSES)
     if options.threads is None:
         options.threads = [] if quick else [targets.FEW_THREADS, targets.MANY_THREADS]
     options.seconds = options.seconds or (0.5 if quick else 1.0)
@@ -160,7 +164,7 @@ def assemble(session: Session) -> None:
             session.skip(candidate.name, str(error))
         else:
             session.candidates.append(ready)
-    for family in (KERNEL, SOFT, READ, WRITE):
+    for family in (KERNEL, SOFT, READ, WRITE, ASYNC):
         ours = identities.get(family.ours)
         if ours is None:
             continue
@@ -196,6 +200,7 @@ def settings(options: argparse.Namespace) -> list[contended.Setting]:
         (KERNEL, "processes", options.processes),
         (KERNEL, "threads", options.threads),
         (SOFT, "processes", options.soft_processes),
+        (ASYNC, "processes", options.async_processes),
     ]
     return [contended.Setting(family, count, kind) for family, kind, counts in crowds for count in counts]
 
@@ -235,7 +240,8 @@ def measure_waiting(session: Session) -> None:
 
 NOTES = """\
 how to read it
-  families      kernel, soft, read, write locks: a ratio is taken against bare C, or filelock 4.2.12, of the same family
+  families      kernel, soft, read, write and async locks (these in `async with`): a ratio is taken against bare C, or
+                filelock 4.2.12, of the same family; an async lock's bare C is a kernel lock's
   best, median  over rounds in which the candidates take turns; ratios compare best rounds. Each round times one batch
                 with the garbage collector off, after a warm-up; the cost of the empty loop is subtracted (not in C).
                 Imports are fresh interpreters, nothing subtracted; what the interpreter has loaded at its start

@@ -47,6 +47,9 @@ WRITE = Family(
     bare_c="bare C, write",
     filelock="filelock 4.2.12 write",
 )
+ASYNC = Family(
+    "async locks", ours=f"{OURS} AsyncFileLock", bare_c=KERNEL.bare_c, filelock="filelock 4.2.12 AsyncFileLock"
+)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,16 @@ CANDIDATES = (
         "filelock",
         requirement="filelock==3.29.0",
         lock_class="SoftFileLock",
+        reentrant=True,
+    ),
+    Candidate(ASYNC.ours, ASYNC, "ours", lock_class="AsyncFileLock", reentrant=True),
+    Candidate(
+        ASYNC.filelock,
+        ASYNC,
+        "filelock",
+        requirement="filelock==4.2.12",
+        lock_class="AsyncFileLock",
+        min_python=(3, 11),
         reentrant=True,
     ),
     # Without a timeout it refuses instead of waiting, and with one it pauses for a tenth of it: neither is a wait

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contended import Setting
-from peers import KERNEL, READ, SOFT, WRITE
+from peers import ASYNC, KERNEL, READ, SOFT, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Contenders of which fairness and speed are promised.
 KERNEL_PROCESSES = (2, 8, 32)
 SOFT_PROCESSES = (8,)
+ASYNC_PROCESSES = (2,)
 # Between these numbers of threads the price of a turn must not grow: a release wakes one waiter, not all.
 FEW_THREADS, MANY_THREADS = 8, 200
 
@@ -74,6 +75,8 @@ def _cycles(figures: Mapping[str, Figure]) -> Iterator[Target]:
             yield Target(f"{what}, at most {to_bare_c} x bare C", ratio(key, family.ours, family.bare_c), to_bare_c)
             found = ratio(key, family.filelock, family.ours)
             yield Target(f"{what}, at least {times_faster} x faster than filelock 4.2.12", found, times_faster, True)
+    found = ratio("with_absolute", ASYNC.filelock, ASYNC.ours)
+    yield Target(f"{ASYNC.title}: async with lock:, at least 10 x faster than filelock 4.2.12", found, 10, True)
     yield Target("reentrant cycle under 0.2 us", best("reentrant"), 0.2)
     yield Target("construction under 0.6 us", best("construction"), 0.6)
     yield Target("import ferrolock under 3 ms", best("import"), 3.0)
@@ -89,7 +92,8 @@ def _crowds(crowds: Mapping[str, Crowd]) -> Iterator[Target]:
 
 
 def _contended(results: Mapping[Setting, Mapping[str, Contention]]) -> Iterator[Target]:
-    for family, numbers in ((KERNEL, KERNEL_PROCESSES), (SOFT, SOFT_PROCESSES)):
+    groups = ((KERNEL, KERNEL_PROCESSES), (SOFT, SOFT_PROCESSES), (ASYNC, ASYNC_PROCESSES))
+    for family, numbers in groups:
         for count in numbers:
             setting = Setting(family, count, "processes")
             result = results.get(setting, {}).get(family.ours)

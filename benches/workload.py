@@ -8,11 +8,12 @@
 each end, and what the same loop costs empty. `take` and `give` hold a lock between two lines and answer with the moment
 (and with the CPU time that waiting used). `contend` and `threads` answer with `CPU_NS ROWS [ROWS ...]` and then with
 the rows as binary 64-bit triples: asked, acquired, released. The last row of each log is the turn the deadline ended;
-it was not held for its time. bare_cycle.c speaks the same.
+it was not held for its time. bare_cycle.c speaks the same. An async lock does the same inside an event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
@@ -20,7 +21,7 @@ import threading
 import time
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import adapters
 
@@ -52,6 +53,48 @@ def cycle_acquire(lock: adapters.Lock, count: int) -> int:
     return now() - start
 
 
+async def cycle_async_with(lock: adapters.AsyncLock, count: int) -> int:
+    """`async with lock:` over and over."""
+    turns = range(count)
+    start = now()
+    for _ in turns:
+        async with lock:
+            pass
+    return now() - start
+
+
+async def cycle_async_acquire(lock: adapters.AsyncLock, count: int) -> int:
+    """`await acquire()` and `await release()` over and over."""
+    turns = range(count)
+    start = now()
+    for _ in turns:
+        await lock.acquire()
+        await lock.release()
+    return now() - start
+
+
+async def cycle_async_nested(lock: adapters.AsyncLock, count: int) -> int:
+    """`async with lock:` on a lock already held."""
+    async with lock:
+        return await cycle_async_with(lock, count)
+
+
+class InLoop:
+    """An async lock, used from outside: each call runs the event loop. Only for what is not timed by the turn."""
+
+    def __init__(self, lock: adapters.AsyncLock) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.lock = lock
+
+    def acquire(self) -> None:
+        """Take the lock."""
+        self.loop.run_until_complete(self.lock.acquire())
+
+    def release(self) -> None:
+        """Give it back."""
+        self.loop.run_until_complete(self.lock.release())
+
+
 def construct(adapter: adapters.Adapter, path: str, count: int) -> int:
     """Build a lock object and drop it, over and over."""
     build = adapter.build
@@ -79,7 +122,8 @@ def serve(adapter: adapters.Adapter, folder: str, name: str) -> None:
     os.chdir(folder)
     absolute = str(Path(folder) / name)
     locks = {"absolute": adapter.endless(absolute), "relative": adapter.endless(name)}
-    lock = locks["absolute"]
+    is_async = hasattr(locks["absolute"], "__aenter__")
+    lock: Any = InLoop(locks["absolute"]) if is_async else locks["absolute"]
     for line in sys.stdin:
         task, count_text = line.split()
         count = int(count_text)
@@ -97,7 +141,10 @@ def serve(adapter: adapters.Adapter, folder: str, name: str) -> None:
             lock.release()
             answer(f"{released} 0")
         else:
-            if verb == "with":
+            if is_async and verb != "construct":
+                cycles = {"with": cycle_async_with, "acquire": cycle_async_acquire, "nested": cycle_async_nested}
+                spent = lock.loop.run_until_complete(cycles[verb](locks[path], count))
+            elif verb == "with":
                 spent = cycle_with(locks[path], count)
             elif verb == "acquire":
                 spent = cycle_acquire(locks[path], count)
@@ -123,6 +170,7 @@ class Turns:
 
     def __init__(self, hold_ns: str, style: str, rest_ns: str, seconds: str) -> None:
         self.hold = spinning(int(hold_ns)) if style == "spin" else sleeping(int(hold_ns))
+        self.hold_ns, self.rest_ns, self.style = int(hold_ns), int(rest_ns), style
         self.rest = sleeping(int(rest_ns))
         self.seconds = float(seconds)
 
@@ -164,6 +212,28 @@ def turns_until(lock: adapters.Lock, turns: Turns) -> array[int]:
     return log
 
 
+async def async_turns_until(lock: adapters.AsyncLock, turns: Turns) -> array[int]:
+    """Take turns as a task does."""
+    log = array("q")
+    deadline = moment() + int(turns.seconds * 1e9)
+    acquired = 0
+    while acquired < deadline:
+        asked = moment()
+        await lock.acquire()
+        acquired = moment()
+        if acquired < deadline:
+            if turns.style == "spin":
+                turns.hold()
+            else:
+                await asyncio.sleep(turns.hold_ns / 1e9)
+        released = moment()
+        await lock.release()
+        log.extend((asked, acquired, released))
+        if turns.rest_ns:
+            await asyncio.sleep(turns.rest_ns / 1e9)
+    return log
+
+
 def hand_in(cpu_ns: int, logs: list[array[int]]) -> None:
     """Send the logs to the parent."""
     answer(" ".join([str(cpu_ns), *(str(len(log) // 3) for log in logs)]))
@@ -172,14 +242,14 @@ def hand_in(cpu_ns: int, logs: list[array[int]]) -> None:
     sys.stdout.buffer.flush()
 
 
-def contend(lock: adapters.Lock, turns: Turns, barrier: int) -> None:
+def contend(lock: Any, turns: Turns, barrier: int) -> None:
     """Be one of several processes that want the lock; the barrier opens when the parent closes its end."""
     gc.collect()
     gc.disable()
     answer("ready")
     os.read(barrier, 1)
     cpu = time.process_time_ns()
-    log = turns_until(lock, turns)
+    log = asyncio.run(async_turns_until(lock, turns)) if hasattr(lock, "__aenter__") else turns_until(lock, turns)
     hand_in(time.process_time_ns() - cpu, [log])
 
 

@@ -24,7 +24,7 @@ use crate::time::{Deadline, Timeout};
 /// The shortest pause between two rounds of the lines without a porter, and how much longer the longest pause between
 /// two attempts on one of them gets with each: many lines must not keep a processor busy.
 const SHORTEST_ROUND: Duration = Duration::from_millis(1);
-const LEISURE: Duration = Duration::from_micros(100);
+const LEISURE: Duration = Duration::from_micros(200);
 
 /// What a thread of the desk does, from its first moment to its last.
 pub(super) fn work(id: LockId) {
