@@ -1,6 +1,7 @@
 //! Exhaustive models of the protocols: every interleaving of a few participants.
 
 mod admission;
+mod deferred;
 mod lease;
 mod marker;
 mod queue;
