@@ -50,10 +50,10 @@ async def ticking() -> AsyncIterator[list[float]]:
 
 
 def check_responsive(late: list[float]) -> None:
-    """Most wake-ups come in time; a busy machine may delay a few."""
+    """Most wake-ups come in time; a busy machine may delay the few during which a thousand tasks begin."""
     late.sort()
     assert late[len(late) // 2] < 0.02, late[-5:]
-    assert late[int(len(late) * 0.99)] < 0.1, late[-5:]
+    assert late[-1] < 1, late[-5:]
 
 
 @CLASSES

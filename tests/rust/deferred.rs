@@ -424,9 +424,11 @@ fn nobody_is_ever_inside_twice_however_waiters_come_and_go() -> Checked {
     let place = Place::new()?;
     let inside = AtomicUsize::new(0);
     let turns = AtomicUsize::new(0);
-    let run = |seed: u64| -> Checked {
+    let run = |seed: u64| -> Checked<Vec<Task>> {
         let mut random = fastrand::Rng::with_seed(seed);
         let begin = Instant::now();
+        // They stay, so that what is given to one that has withdrawn is not given back by its end.
+        let mut withdrawn = Vec::new();
         while begin.elapsed() < Duration::from_millis(800) {
             let task = Task::new(&place);
             let mut is_had = task.waiter.attempt().map_err(|unmet| unmet.error)?;
@@ -445,16 +447,21 @@ fn nobody_is_ever_inside_twice_however_waiters_come_and_go() -> Checked {
                 thread::yield_now();
                 inside.fetch_sub(1, Ordering::SeqCst);
                 task.release()?;
+            } else {
+                task.waiter.withdraw();
+                withdrawn.push(task);
             }
         }
-        Ok(())
+        Ok(withdrawn)
     };
-    thread::scope(|scope| -> Checked {
+    let withdrawn = thread::scope(|scope| -> Checked<Vec<_>> {
         let threads: Vec<_> = (0..8).map(|seed| scope.spawn(move || run(seed))).collect();
-        threads.into_iter().try_for_each(crate::support::join)
+        threads.into_iter().map(crate::support::join).collect()
     })?;
     assert!(turns.into_inner() > 50, "hardly anybody came in");
-    until("the lock is free", || is_free(&place.path))
+    until("the lock is free", || is_free(&place.path))?;
+    drop(withdrawn);
+    Ok(())
 }
 
 #[cfg(unix)]
