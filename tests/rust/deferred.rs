@@ -214,15 +214,22 @@ fn when_nobody_waits_nothing_is_left() -> Checked {
         let before = threads()?;
         let place = Place::new()?;
         let holder = holder(&place)?;
+        let mut soonest = Duration::MAX;
         for _ in 0..3 {
             let tasks: Vec<_> = (0..50).map(|_| Task::new(&place).waits()).collect::<Result<_, _>>()?;
             tasks[0].must_still_wait()?;
             assert!(threads()? <= before + 2, "one porter, and who stands in line for it");
             drop(tasks);
+            let begin = Instant::now();
             until("only the holder's descriptor is left", || Ok(descriptors_on(&place.path)? == 1))?;
+            soonest = soonest.min(begin.elapsed());
             ferrolock::wait::end_idle_porters();
             assert_eq!(threads()?, before);
         }
+        assert!(soonest < Duration::from_millis(20), "the porter was not told: {soonest:?}");
+        let task = Task::new(&place).waits()?;
+        drop(task);
+        until("the porter has ended by itself", || Ok(threads()? == before))?;
         holder.release_all()?;
         Ok(())
     })
