@@ -21,8 +21,8 @@ from ._windows import WindowsFileLock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sys
-    from typing import Any
 
+    from ._compromise import CompromiseReason, LeaseCompromise
     from .asyncio import (
         AsyncAcquireReturnProxy,
         AsyncSoftFileLock,
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
         AsyncWindowsFileLock,
         BaseAsyncFileLock,
     )
-
-    from ._compromise import CompromiseReason, LeaseCompromise
 
     if sys.platform == "win32":
         FileLock = WindowsFileLock
@@ -42,45 +40,31 @@ if TYPE_CHECKING:
 else:
     FileLock = WindowsFileLock if _native.MECHANISM == "LockFileEx" else UnixFileLock
 
-    _ASYNC = {
-        "AsyncAcquireReturnProxy": "AsyncAcquireReturnProxy",
-        "AsyncFileLock": f"Async{FileLock.__name__}",
-        "AsyncSoftFileLock": "AsyncSoftFileLock",
-        "AsyncUnixFileLock": "AsyncUnixFileLock",
-        "AsyncWindowsFileLock": "AsyncWindowsFileLock",
-        "BaseAsyncFileLock": "BaseAsyncFileLock",
+    _LATE = {
+        "AsyncAcquireReturnProxy": "asyncio.AsyncAcquireReturnProxy",
+        "AsyncFileLock": f"asyncio.Async{FileLock.__name__}",
+        "AsyncSoftFileLock": "asyncio.AsyncSoftFileLock",
+        "AsyncUnixFileLock": "asyncio.AsyncUnixFileLock",
+        "AsyncWindowsFileLock": "asyncio.AsyncWindowsFileLock",
+        "BaseAsyncFileLock": "asyncio.BaseAsyncFileLock",
+        "CompromiseReason": "_compromise.CompromiseReason",
+        "LeaseCompromise": "_compromise.LeaseCompromise",
+        "asyncio": "asyncio",
     }
+    """What needs modules that take longer to import than all of this package, and where it is."""
 
-    def __getattr__(name: str) -> Any:
-        """Give what needs ``asyncio``, which takes long to import, when it is first asked for."""
-        if name not in _ASYNC and name != "asyncio":
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        module = import_module(".asyncio", __name__)
-        value = globals()[name] = module if name == "asyncio" else getattr(module, _ASYNC[name])
+        module, _, attribute = _LATE[name].partition(".")
+        value = import_module(f".{module}", __name__)
+        globals()[name] = value = getattr(value, attribute) if attribute else value
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_ASYNC, "asyncio"})
-
-
-_LATE = ("CompromiseReason", "LeaseCompromise")
-"""What needs modules that take longer to import than all of this package."""
-
-
-def __getattr__(name: str) -> object:
-    if name not in _LATE:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    from . import _compromise
-
-    globals().update({late: getattr(_compromise, late) for late in _LATE})
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+        return sorted({*globals(), *_LATE})
 
 
 def install() -> None:

@@ -10,8 +10,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-use crate::caller::{caller, named_owner};
-use crate::configured::Configured;
+use crate::call;
+use crate::caller::{acquirer, named_owner};
+use crate::configured::{Configured, Failure};
 use crate::errors;
 use crate::known::known;
 use crate::lock::{NativeLock, tell_notices};
@@ -36,21 +37,21 @@ pub(crate) struct Deferred {
 fn ring(bell: &Bell) -> bool {
     let rung = Python::try_attach(|py| {
         let bell = bell.get(py)?.bind(py).upgrade()?;
-        bell.call_method0(&known(py).ok()?.names.ring).ok()?.is_truthy().ok()
+        call::method0(&bell, &known(py).ok()?.names.ring).ok()?.is_truthy().ok()
     });
     rung.flatten().unwrap_or(false)
 }
 
 /// The error of an acquisition by a task.
-fn unmet(py: Python<'_>, this: &Configured, unmet: Unmet) -> PyErr {
-    let lock_file = this.lock_file.bind(py);
+fn unmet(lock: &Bound<'_, NativeLock>, this: &Configured, unmet: Unmet) -> PyErr {
+    let lock_file = this.lock_file.bind(lock.py());
     if unmet.error.kind() == ErrorKind::Deadlock {
         return PyRuntimeError::new_err(format!(
             "Deadlock: lock '{lock_file}' is already held by a different BaseAsyncFileLock instance in this task. Use \
              is_singleton=True to enable reentrant locking across instances."
         ));
     }
-    errors::from_core(py, lock_file, &unmet.error, unmet.holder)
+    Failure::Core(Box::new(unmet.error), unmet.holder).into_py(lock, lock_file)
 }
 
 /// The task that is running.
@@ -83,7 +84,7 @@ fn parties(py: Python<'_>, this: &Configured) -> PyResult<(OwnerId, OwnerId)> {
     };
     let owner = match this.scope {
         Scope::Shared => debtor,
-        Scope::PerOwner => caller(py)?.owner,
+        Scope::PerOwner => acquirer(py)?.owner,
     };
     Ok((owner, debtor))
 }
@@ -177,7 +178,7 @@ fn attempt_at_once(this: &Configured, request: &Request<'_>) -> Result<Option<Co
 /// The error of an acquisition, and the log told of it.
 fn refused(lock: &Bound<'_, NativeLock>, this: &Configured, blocking: bool, reason: Unmet) -> PyErr {
     let is_late = matches!(reason.error.kind(), ErrorKind::TimedOut(_));
-    let error = unmet(lock.py(), this, reason);
+    let error = unmet(lock, this, reason);
     if !is_late {
         return error;
     }
@@ -246,11 +247,11 @@ impl Deferred {
         let this = lock.get().configured()?;
         let log = || logging::log(lock.as_any(), &this.lock_file);
         if let Some(cancel_check) = cancel_check {
-            if cancel_check.call0()?.is_truthy()? {
+            if call::call0(cancel_check)?.is_truthy()? {
                 if let Some(log) = log()? {
                     log.debug("Cancellation requested for lock %s on %s")?;
                 }
-                return Err(errors::cancelled(py, this.lock_file.bind(py)));
+                return Err(errors::cancelled(&lock.getattr("_timeout_error")?, this.lock_file.bind(py)));
             }
         }
         let pause = self.waiter.pause();

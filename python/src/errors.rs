@@ -41,9 +41,9 @@ fn timeout(
     build().unwrap_or_else(|error: PyErr| error)
 }
 
-/// The `Timeout` for a wait that its caller ended.
-pub(crate) fn cancelled(py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
-    timeout(py, lock_file, None, None)
+/// The `Timeout`, of the kind that `class` is, for a wait that its caller ended.
+pub(crate) fn cancelled(class: &Bound<'_, PyAny>, lock_file: &Bound<'_, PyAny>) -> PyErr {
+    timeout(class, lock_file, None, None)
 }
 
 /// Any error of the core about the lock object on `lock_file`.
