@@ -46,7 +46,7 @@ class ReadWriteLockMeta(type):
     def __signature__(cls) -> Signature:
         from inspect import signature
 
-        own = signature(cls.__init__)  # type: ignore[misc] - this very class
+        own = signature(cls.__init__)  # type: ignore[misc]  # of this very class
         return own.replace(parameters=list(own.parameters.values())[1:])
 
 
