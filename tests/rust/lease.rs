@@ -4,6 +4,7 @@ mod compromise;
 mod files;
 #[cfg(unix)]
 mod hostile;
+mod objects;
 mod processes;
 mod staleness;
 

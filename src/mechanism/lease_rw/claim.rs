@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -48,14 +48,16 @@ pub(super) struct Claim {
     bytes: Vec<u8>,
     /// In the folder of readers.
     pub(super) name: OsString,
-    pub(super) file: FileId,
-    device: u64,
+    /// The folder of readers: what all holds of this path have in common.
+    place: FileId,
     monitor: Arc<LeaseMonitor>,
     /// The process that published it.
     generation: u64,
     owner: OwnerId,
     liveness: Liveness,
     phase: AtomicU8,
+    /// The number of the last writer before it, or its own.
+    number: AtomicU64,
     health: ForkMutex<Health>,
 }
 
@@ -93,7 +95,8 @@ impl Claim {
             Mode::Exclusive => writer_name(&lease.token),
         };
         let begun = observe::now();
-        let created = create(readers, &name, &bytes).map_err(|error| rooms.failed("create", error))?;
+        reach(Step::Publishing);
+        create(readers, &name, &bytes).map_err(|error| rooms.failed("create", error))?;
         let owner = OwnerId::current_thread();
         let claim = Arc::new(Self {
             rooms: Arc::clone(rooms),
@@ -102,13 +105,13 @@ impl Claim {
             token: lease.token,
             bytes,
             name,
-            file: created,
-            device: readers.device(),
+            place: readers.id(),
             monitor: Arc::clone(monitor),
             generation: fork::generation(),
             owner,
             liveness: Liveness::of(owner),
             phase: AtomicU8::new(PENDING),
+            number: AtomicU64::new(0),
             health: ForkMutex::new(),
         });
         claim.health.lock().good = begun;
@@ -183,20 +186,31 @@ impl Claim {
         gap > (self.settings.heartbeat_interval + self.settings.stale_threshold) / 2
     }
 
+    /// The number of a reader's hold, if it is still there at this moment: so no writer was granted since it began.
+    pub(super) fn number_while_held(&self, readers: &Readers) -> io::Result<Option<u64>> {
+        if self.phase.load(Ordering::SeqCst) != HELD {
+            return Ok(None);
+        }
+        let is_there =
+            matches!(look(readers.named(&self.name)?)?, Look::Marker(marker) if marker.bytes == self.bytes);
+        Ok(is_there.then(|| self.number.load(Ordering::SeqCst)))
+    }
+
     /// Has the claim kept fresh from now on.
     pub(super) fn keep_fresh(self: &Arc<Self>) -> Result<(), Error> {
         let beat: Arc<dyn Beat> = Arc::clone(self) as Arc<dyn Beat>;
-        let started = heartbeat::start(self.device, &beat, self.settings.heartbeat_interval);
+        let started = heartbeat::start(self.place.device, &beat, self.settings.heartbeat_interval);
         started.map_err(|error| self.rooms.failed("start a heartbeat for", error))
     }
 
     fn no_longer_fresh(self: &Arc<Self>) {
         let beat: Arc<dyn Beat> = Arc::clone(self) as Arc<dyn Beat>;
-        heartbeat::stop(self.device, &beat);
+        heartbeat::stop(self.place.device, &beat);
     }
 
     /// Makes the claim a hold. `false`: it was lost meanwhile.
     pub(super) fn grant(&self, generation: u64) -> bool {
+        self.number.store(generation, Ordering::SeqCst);
         let granted = self.phase.compare_exchange(PENDING, HELD, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if granted {
             self.monitor.grant(&self.token, generation);
@@ -359,6 +373,15 @@ impl Beat for Claim {
     }
 }
 
+/// A hold of this process that reads at the place of `readers`.
+pub(super) fn held_reader(readers: &Readers) -> Option<Arc<Claim>> {
+    let claims: Vec<_> = CLAIMS.lock().iter().filter_map(Weak::upgrade).collect();
+    claims.into_iter().find(|claim| {
+        let is_held = claim.mode == Mode::Shared && claim.phase.load(Ordering::SeqCst) == HELD;
+        is_held && claim.place == readers.id() && claim.is_of_this_process()
+    })
+}
+
 /// The claim, as what its withdrawal needs.
 fn find(claim: &Claim) -> Option<Arc<Claim>> {
     let claims = CLAIMS.lock();
@@ -376,12 +399,11 @@ fn inherited() -> io::Error {
     io::Error::other("inherited by a forked process")
 }
 
-fn create(readers: &Readers, name: &std::ffi::OsStr, bytes: &[u8]) -> io::Result<FileId> {
+fn create(readers: &Readers, name: &std::ffi::OsStr, bytes: &[u8]) -> io::Result<()> {
     let at = readers.named(name)?;
     let file = Tracked::open(|| names::create_new(at, 0o600))?;
     let mut open = file.file().ok_or_else(inherited)?;
-    open.write_all(bytes).inspect_err(|_| drop(names::remove(at)))?;
-    Ok(file.facts().id)
+    open.write_all(bytes).inspect_err(|_| drop(names::remove(at)))
 }
 
 enum Touched {
@@ -441,7 +463,7 @@ pub(super) struct LeaseGuard {
 
 impl Guard for LeaseGuard {
     fn file(&self) -> FileId {
-        self.claim.file
+        self.claim.place
     }
 
     fn is_lost(&self) -> bool {

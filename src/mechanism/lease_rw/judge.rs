@@ -10,13 +10,13 @@ use super::monitor::LeaseSettings;
 use super::observe::{self, Observer, WRITE};
 use super::rooms::{Look, Marker, Readers, Rooms, look, writer_name};
 use super::seam::{Step, reach};
-use crate::sys::{FileId, names};
+use crate::sys::names;
 
 /// What a marker comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Its holder may live. At a glance it may not be known which file it is.
-    Live(Option<FileId>),
+    /// Its holder may live.
+    Live,
     /// It is stale if its stamp is old, for who can tell: that needs a file just made there.
     Due,
     Stale,
@@ -42,7 +42,7 @@ impl Judge<'_> {
         let theirs = lease.and_then(|lease| lease.terms).map(|terms| terms.settings);
         let own = self.settings.stale_threshold;
         let unchanged = self.observer.unchanged_for(Some(self.readers), name, marker, observe::now(), own);
-        judge(own, theirs, unchanged, marker.stamp.modified, self.here, marker.stamp.id)
+        judge(own, theirs, unchanged, marker.stamp.modified, self.here)
     }
 
     /// Looks at the marker `name` in the folder of readers; `None`: it is gone, or never was one.
@@ -52,7 +52,7 @@ impl Judge<'_> {
         let key = name.to_string_lossy();
         let (threshold, is_local) = (self.settings.stale_threshold, self.rooms.is_local());
         if self.here.is_none() && self.observer.is_fresh(&key, observe::now(), threshold, is_local) {
-            return Ok(Some((Verdict::Live(None), None)));
+            return Ok(Some((Verdict::Live, None)));
         }
         match look(self.readers.named(name)?)? {
             Look::Marker(marker) => Ok(Some((self.verdict(&key, &marker), Some(marker)))),
@@ -112,7 +112,6 @@ fn judge(
     unchanged: Duration,
     stamped: (i64, i64),
     here: Option<(i64, i64)>,
-    file: FileId,
 ) -> Verdict {
     let threshold = theirs.map_or(own, |theirs| theirs.stale_threshold.max(own));
     if unchanged >= threshold {
@@ -123,7 +122,7 @@ fn judge(
     match here {
         Some(here) if is_enough && age(stamped, here) > threshold => Verdict::Stale,
         None if is_enough => Verdict::Due,
-        Some(_) | None => Verdict::Live(Some(file)),
+        Some(_) | None => Verdict::Live,
     }
 }
 
@@ -138,8 +137,7 @@ fn age(stamped: (i64, i64), here: (i64, i64)) -> Duration {
 mod tests {
     use super::*;
 
-    const FILE: FileId = FileId { device: 1, inode: 2 };
-    const LIVE: Verdict = Verdict::Live(Some(FILE));
+    const LIVE: Verdict = Verdict::Live;
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -151,7 +149,7 @@ mod tests {
 
     /// By a contender with the defaults; the marker is `age` old by its stamp.
     fn judged(theirs: impl Into<Option<LeaseSettings>>, unchanged: u64, age: Option<i64>) -> Verdict {
-        judge(seconds(90), theirs.into(), seconds(unchanged), (1000, 0), age.map(|age| (1000 + age, 0)), FILE)
+        judge(seconds(90), theirs.into(), seconds(unchanged), (1000, 0), age.map(|age| (1000 + age, 0)))
     }
 
     #[test]

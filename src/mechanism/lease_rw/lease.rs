@@ -10,6 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::monitor::LeaseSettings;
+use crate::mechanism::Holder;
 use crate::mechanism::marker::random_hex;
 use crate::process::{self, Fate};
 use crate::record::{Record, StartToken};
@@ -45,7 +46,9 @@ impl LeaseTerms {
     fn to_suffix(&self) -> String {
         let LeaseSettings { stale_threshold, heartbeat_interval } = self.settings;
         let start = self.start.map(|start| format!("-{:x}-{:x}", start.boot, start.time)).unwrap_or_default();
-        format!("{MARK}{}-{}{start}", stale_threshold.as_millis(), heartbeat_interval.as_millis())
+        // Rounded up: nobody may count on less than the holder does.
+        let milliseconds = |duration: Duration| duration.as_nanos().div_ceil(1_000_000);
+        format!("{MARK}{}-{}{start}", milliseconds(stale_threshold), milliseconds(heartbeat_interval))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -107,6 +110,17 @@ impl Lease {
         let terms = field.rsplit_once(MARK).and_then(|(host, terms)| Some((host, LeaseTerms::parse(terms)?)));
         let (host, terms) = terms.map_or((field, None), |(host, terms)| (host, Some(terms)));
         Some(Self { token: token.to_owned(), pid, host: host.to_owned(), terms })
+    }
+
+    /// The owner, for who is told why it was in vain.
+    pub(super) fn into_holder(self) -> Holder {
+        let suffix = self.terms.as_ref().map_or(0, |terms| terms.to_suffix().len());
+        let is_of_here = self.host == fitting(&process::own_record().host, suffix);
+        if is_of_here {
+            Holder::Here { pid: self.pid }
+        } else {
+            Holder::Elsewhere { pid: self.pid, host: self.host }
+        }
     }
 
     /// Whether the owner is proved dead. `is_local`: the marker lies on a file system of this machine.

@@ -29,6 +29,9 @@ mod claim;
 mod judge;
 mod lease;
 mod monitor;
+#[cfg(test)]
+#[cfg(unix)]
+mod nested;
 mod observe;
 mod rooms;
 mod seam;
@@ -53,7 +56,7 @@ use rooms::{Listing, Look, Readers, Rooms, generation_name, look};
 use seam::{Step, reach};
 use transition::{Entered, Transition};
 
-use super::{Attempt, Bid, Manners, Mechanism, Mode, Terms};
+use super::{Attempt, Bid, Holder, Manners, Mechanism, Mode, Terms};
 use crate::error::Error;
 use crate::fork::Tracked;
 use crate::sys::{self, FileId, names};
@@ -82,6 +85,7 @@ struct Shared {
 
 /// What an attempt came to that did not get the lock.
 enum Contention {
+    /// The place of those who hold or wait, or what else is in the way, if anything is known.
     By(Option<FileId>),
     /// It was not alone when it published, or cannot know: nothing counts.
     Again,
@@ -104,6 +108,10 @@ impl Mechanism for LeaseReadWriteLock {
         let attempt = self.shared.attempt(path, terms, &mut claim);
         withdraw(&mut claim);
         attempt
+    }
+
+    fn holder(&self, path: &Path) -> Option<Holder> {
+        holder(path).ok().flatten()
     }
 
     fn bid(&self, path: &Path, terms: Terms) -> Option<Box<dyn Bid>> {
@@ -156,7 +164,7 @@ impl Shared {
                 withdraw(claim);
             }
             let attempted = match terms.mode {
-                Mode::Shared => self.attempt_shared(path),
+                Mode::Shared => self.attempt_shared(path, terms.manners),
                 Mode::Exclusive => self.attempt_exclusive(path, claim),
             };
             let error = match attempted {
@@ -208,28 +216,66 @@ impl Shared {
         }
     }
 
-    fn attempt_shared(&self, path: &Path) -> Outcome<Arc<Claim>> {
+    fn attempt_shared(&self, path: &Path, manners: Manners) -> Outcome<Arc<Claim>> {
         let rooms = Rooms::open(path)?;
         let readers = rooms.make_readers().map_err(|error| rooms.failed("open", error))?;
-        let glance = self.judge(&rooms, &readers, None);
-        if let Some(contention) = check(&rooms, live_writer(&glance, false))? {
-            return Ok(Err(contention));
-        }
-        let transition = match self.enter(&rooms, &readers)? {
-            Ok(transition) => transition,
-            Err(contention) => return Ok(Err(contention)),
+        let attempted = if manners == Manners::Nested {
+            self.join_reader(&rooms, &readers)
+        } else {
+            self.attempt_reader(&rooms, &readers)
         };
-        let judge = self.judge(&rooms, &readers, Some(&transition));
-        if let Some(contention) = check(&rooms, live_writer(&judge, true))? {
-            return Ok(Err(contention));
+        match attempted? {
+            // Somebody in a transition, too, may be a writer that waits for a reader of this process.
+            Err(_) if claim::held_reader(&readers).is_some() => Ok(Err(Contention::By(Some(readers.id())))),
+            attempted => Ok(attempted),
         }
-        reach(Step::Cleared);
-        let Some(claim) = Claim::publish(&rooms, &readers, Mode::Shared, self.settings, &self.monitor)?
-        else {
+    }
+
+    /// For who reads here already through another lock object: past the writers that wait.
+    ///
+    /// Beside a writer that was granted it is not let in, whatever was lost meanwhile: the other marker of this process is
+    /// found at its name *after* the new one was published, and nobody gives a name twice. So it was there all the time, and
+    /// a writer that has listed the readers before has seen it; one that lists them later sees the new one. That needs no
+    /// transition.
+    fn join_reader(&self, rooms: &Arc<Rooms>, readers: &Readers) -> Outcome<Arc<Claim>> {
+        let Some(other) = claim::held_reader(readers) else { return Ok(Err(Contention::By(None))) };
+        let Some(claim) = Claim::publish(rooms, readers, Mode::Shared, self.settings, &self.monitor)? else {
             return Ok(Err(Contention::Again));
         };
         let mut published = Some(Arc::clone(&claim));
-        let confirmed = check(&rooms, Self::confirm_reader(&judge, &transition));
+        let granted = match check(rooms, other.number_while_held(readers)) {
+            Ok(Some(number)) => {
+                reach(Step::Confirmed);
+                make_hold(&claim, number)
+            }
+            Ok(None) => Ok(Err(Contention::By(None))),
+            Err(error) => Err(error),
+        };
+        if !matches!(granted, Ok(Ok(_))) {
+            withdraw(&mut published);
+        }
+        granted
+    }
+
+    fn attempt_reader(&self, rooms: &Arc<Rooms>, readers: &Readers) -> Outcome<Arc<Claim>> {
+        let glance = self.judge(rooms, readers, None);
+        if let Some(contention) = check(rooms, live_writer(&glance, false))? {
+            return Ok(Err(contention));
+        }
+        let transition = match self.enter(rooms, readers)? {
+            Ok(transition) => transition,
+            Err(contention) => return Ok(Err(contention)),
+        };
+        let judge = self.judge(rooms, readers, Some(&transition));
+        if let Some(contention) = check(rooms, live_writer(&judge, true))? {
+            return Ok(Err(contention));
+        }
+        reach(Step::Cleared);
+        let Some(claim) = Claim::publish(rooms, readers, Mode::Shared, self.settings, &self.monitor)? else {
+            return Ok(Err(Contention::Again));
+        };
+        let mut published = Some(Arc::clone(&claim));
+        let confirmed = check(rooms, Self::confirm_reader(&judge, &transition));
         let granted = self.grant(&transition, &claim, confirmed);
         if !matches!(granted, Ok(Ok(_))) {
             withdraw(&mut published);
@@ -237,7 +283,7 @@ impl Shared {
         granted
     }
 
-    /// Makes a confirmed claim a hold. As the last step, for a heartbeat must not be there for a claim that is not.
+    /// Makes a confirmed claim a hold.
     fn grant(
         &self,
         transition: &Transition<'_>,
@@ -250,15 +296,10 @@ impl Shared {
         };
         reach(Step::Confirmed);
         // Who was stopped on the way may be evicted any moment, and the first heartbeat is far away.
-        if transition.age() > self.settings.stale_threshold / 2 || claim.is_spent() {
+        if transition.age() > self.settings.stale_threshold / 2 {
             return Ok(Err(Contention::Again));
         }
-        claim.keep_fresh()?;
-        if !claim.grant(number) {
-            return Ok(Err(Contention::Again));
-        }
-        reach(Step::Granted);
-        Ok(Ok(Arc::clone(claim)))
+        make_hold(claim, number)
     }
 
     /// *list* and *confirm*, of a reader.
@@ -320,6 +361,41 @@ impl Shared {
     }
 }
 
+/// As the last step, for a heartbeat must not be there for a claim that is not.
+fn make_hold(claim: &Arc<Claim>, number: u64) -> Outcome<Arc<Claim>> {
+    if claim.is_spent() {
+        return Ok(Err(Contention::Again));
+    }
+    claim.keep_fresh()?;
+    if !claim.grant(number) {
+        return Ok(Err(Contention::Again));
+    }
+    reach(Step::Granted);
+    Ok(Ok(Arc::clone(claim)))
+}
+
+/// Whom the writer's marker names, or that of one of the readers.
+fn holder(path: &Path) -> Result<Option<Holder>, Error> {
+    let rooms = Rooms::open(path)?;
+    let named = |look| match look {
+        Look::Marker(marker) => lease::Lease::parse(&marker.bytes).map(lease::Lease::into_holder),
+        Look::Nothing | Look::NoFile => None,
+    };
+    let look_for = || {
+        if let Some(writer) = named(look(rooms.write()?)?) {
+            return Ok(Some(writer));
+        }
+        let readers = rooms.readers()?;
+        for name in readers.list()?.readers {
+            if let Some(reader) = named(look(readers.named(&name)?)?) {
+                return Ok(Some(reader));
+            }
+        }
+        Ok(None)
+    };
+    check(&rooms, look_for())
+}
+
 fn check<T>(rooms: &Rooms, step: io::Result<T>) -> Result<T, Error> {
     step.map_err(|error| rooms.failed("lock", error))
 }
@@ -327,40 +403,33 @@ fn check<T>(rooms: &Rooms, step: io::Result<T>) -> Result<T, Error> {
 /// *glance* and *clear*: the writer that is in the way. A stale one is evicted, inside a transition.
 fn live_writer(judge: &Judge<'_>, evicts: bool) -> io::Result<Option<Contention>> {
     match judge.look_at_write()? {
-        Some((Verdict::Live(file), _)) => Ok(Some(Contention::By(file))),
+        Some((Verdict::Live, _)) => Ok(Some(Contention::By(Some(judge.readers.id())))),
         Some((Verdict::Stale, marker)) if evicts && !judge.evict_writer(&marker)? => {
-            Ok(Some(Contention::By(Some(marker.stamp.id))))
+            Ok(Some(Contention::By(Some(judge.readers.id()))))
         }
         None | Some((Verdict::Due | Verdict::Stale, _)) => Ok(None),
     }
 }
 
-/// One of the markers `names` whose holder may live, as far as they were looked at. Stale ones are evicted, inside a
-/// transition.
+/// Whether the holder of one of the markers `markers` may live. Stale ones are evicted, inside a transition.
 fn first_live(
     judge: &Judge<'_>,
     markers: &[OsString],
     own: Option<&OsString>,
     evicts: bool,
 ) -> io::Result<Option<Contention>> {
-    let mut live = None;
+    let mut is_contended = false;
     for name in markers.iter().filter(|name| Some(*name) != own) {
-        let file = match judge.look_at(name)? {
-            Some((Verdict::Live(file), _)) => file,
-            Some((Verdict::Stale, Some(marker))) if evicts && !judge.evict(name, &marker)? => {
-                Some(marker.stamp.id)
-            }
-            None | Some((Verdict::Due | Verdict::Stale, _)) => continue,
+        is_contended |= match judge.look_at(name)? {
+            Some((Verdict::Live, _)) => true,
+            Some((Verdict::Stale, Some(marker))) if evicts => !judge.evict(name, &marker)?,
+            None | Some((Verdict::Due | Verdict::Stale, _)) => false,
         };
-        // One that is known by its file tells more.
-        if file.is_some() || live.is_none() {
-            live = Some(Contention::By(file));
-        }
     }
-    Ok(live)
+    Ok(is_contended.then(|| Contention::By(Some(judge.readers.id()))))
 }
 
-/// One of all others whose holders may live.
+/// Whether one of all others may live.
 fn live_others(
     judge: &Judge<'_>,
     listing: &Listing,

@@ -21,7 +21,7 @@ use super::lease;
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
 use crate::mechanism::marker::Site;
-use crate::sys::{self, At, Kind, Stamp, names};
+use crate::sys::{self, At, FileId, Kind, Stamp, names};
 
 const WRITER: &str = ".writer.";
 const GENERATION: &str = ".generation.";
@@ -142,8 +142,9 @@ impl Readers {
         Ok(At { folder, folder_path: &self.path, name })
     }
 
-    pub(super) fn device(&self) -> u64 {
-        self.folder.facts().id.device
+    /// What tells this place from others, to everybody, whoever comes and goes.
+    pub(super) fn id(&self) -> FileId {
+        self.folder.facts().id
     }
 
     pub(super) fn list(&self) -> io::Result<Listing> {

@@ -8,6 +8,8 @@ pub(super) enum Step {
     Entered,
     /// There is no `x.write` in the way.
     Cleared,
+    /// A reader's marker is about to be made, or a writer's claim.
+    Publishing,
     /// A reader's marker is there, or a writer's claim.
     Published,
     /// `x.write` is there.
@@ -50,9 +52,10 @@ mod at {
 
     use super::Step;
 
-    pub(in crate::mechanism::lease_rw) const ALL: [Step; 16] = [
+    pub(in crate::mechanism::lease_rw) const ALL: [Step; 17] = [
         Step::Entered,
         Step::Cleared,
+        Step::Publishing,
         Step::Published,
         Step::Shown,
         Step::Numbered,

@@ -204,6 +204,7 @@ fn prepare(path: &Path, step: Step) {
         Step::Evicting => leave_a_dead_transition(path),
         Step::Entered
         | Step::Cleared
+        | Step::Publishing
         | Step::Published
         | Step::Shown
         | Step::Numbered
