@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ferrolock import ReadWriteLock, Timeout
-from peers import LONG, SHORT, Peer, in_child, run_program, still_waits
+from peer_program import in_child
+from peers import LONG, SHORT, Peer, run_program, still_waits
 from rw_peers import OURS, Party, let_in
 
 if TYPE_CHECKING:
