@@ -261,7 +261,7 @@ _base_init = BaseFileLock.__init__
 FileLockMeta.__call__.__wrapped__ = BaseFileLock.__init__  # type: ignore[attr-defined]
 
 
-def _unpickle(cls: FileLockMeta, lock_file: str, settings: dict[str, Any]) -> Any:
+def _unpickle(cls: Any, lock_file: str, settings: dict[str, Any]) -> Any:
     """Make a lock without the ``__init__`` of a subclass, whose arguments nobody recorded."""
 
     def construct() -> BaseFileLock:

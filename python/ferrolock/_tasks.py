@@ -102,11 +102,11 @@ async def off_loop(executor: Executor | None, call: Callable[[], T]) -> T:
             cancelled = error
     if job.cancelled():
         raise RuntimeError("the executor was shut down before it came to the call") from cancelled
-    error = job.exception()
-    if error is not None:
-        if error.__context__ is None:
-            error.__context__ = cancelled
-        raise error
+    failure = job.exception()
+    if failure is not None:
+        if failure.__context__ is None:
+            failure.__context__ = cancelled
+        raise failure
     if cancelled is not None:
         raise cancelled
     return job.result()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from types import GenericAlias
+from typing import Generic, TypeVar
 
 from . import _native
 from ._api import _DEFAULTS, BaseFileLock, FileLockMeta
@@ -19,17 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
     from types import TracebackType
-    from typing import Any, Generic, NoReturn, TypeVar
+    from typing import Any, NoReturn
 
     from typing_extensions import Self
 
-    L = TypeVar("L", bound="BaseAsyncFileLock")
-    _Generic = Generic[L]
-else:
-    _Generic = object
+L = TypeVar("L", bound="BaseAsyncFileLock")
 
 
-class AsyncAcquireReturnProxy(_Generic):
+class AsyncAcquireReturnProxy(Generic[L]):
     """The result of ``await acquire()``: leaves the lock when an ``async with`` on it ends; does not acquire again."""
 
     __slots__ = ("lock",)
@@ -46,9 +43,6 @@ class AsyncAcquireReturnProxy(_Generic):
     ) -> None:
         """Release the lock once; an exception of the body goes on."""
         await self.lock.release()
-
-    if not TYPE_CHECKING:
-        __class_getitem__ = classmethod(GenericAlias)
 
 
 class AsyncFileLockMeta(FileLockMeta):
@@ -130,7 +124,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         self._run_in_executor = run_in_executor
         self.executor = executor
 
-    _initialize = __init__  # type: ignore[assignment]
+    _initialize = __init__
 
     @property
     def loop(self) -> AbstractEventLoop | None:
@@ -240,15 +234,15 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         return {**super()._settings(), "run_in_executor": self._run_in_executor}
 
 
-class AsyncUnixFileLock(UnixFileLock, BaseAsyncFileLock):  # type: ignore[misc]
+class AsyncUnixFileLock(UnixFileLock, BaseAsyncFileLock):
     """A :class:`UnixFileLock` for tasks."""
 
 
-class AsyncWindowsFileLock(WindowsFileLock, BaseAsyncFileLock):  # type: ignore[misc]
+class AsyncWindowsFileLock(WindowsFileLock, BaseAsyncFileLock):
     """A :class:`WindowsFileLock` for tasks."""
 
 
-class AsyncSoftFileLock(SoftFileLock, BaseAsyncFileLock):  # type: ignore[misc]
+class AsyncSoftFileLock(SoftFileLock, BaseAsyncFileLock):
     """A :class:`SoftFileLock` for tasks. Its members other than ``acquire`` and ``release`` block."""
 
 

@@ -36,7 +36,8 @@ pub(super) const BACKSTOP: Duration = Duration::from_millis(50);
 /// Questions that are due within this time are asked together.
 const TOGETHER: Duration = Duration::from_millis(4);
 
-/// How long the end of the process waits for the threads to end.
+/// How long a fork, and the end of the process, wait for threads to end: one may be in a system call that hangs.
+const PATIENCE: Duration = Duration::from_millis(200);
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 static DESK: ForkMutex<Desk> = ForkMutex::new();
@@ -524,10 +525,14 @@ fn join_ended() {
 
 /// Has the threads end that have nothing to do, and waits for that: before a fork, for one.
 pub fn end_idle_porters() {
+    end_idle_within(PATIENCE);
+}
+
+fn end_idle_within(patience: Duration) {
     let begin = Instant::now();
     loop {
         let idle = DESK.lock().dismiss();
-        if idle.is_empty() || begin.elapsed() > LAST_PATIENCE {
+        if idle.is_empty() || begin.elapsed() > patience {
             break;
         }
         idle.iter().for_each(Sleeper::rouse);
@@ -544,5 +549,5 @@ pub fn end_waits() {
         desk.lines.values_mut().map(|line| std::mem::take(&mut line.waiters)).collect()
     };
     lines.into_iter().flatten().for_each(|waiting| drop(waiting.entry.take()));
-    end_idle_porters();
+    end_idle_within(LAST_PATIENCE);
 }

@@ -29,11 +29,12 @@ class Maker:
 
     def __init__(self, cls: Any, how: str, executor: ThreadPoolExecutor) -> None:
         self.cls = cls
-        self.options: dict[str, Any] = {
+        ways: dict[str, dict[str, Any]] = {
             "default": {},
             "inline": {"run_in_executor": False},
             "executor": {"executor": executor},
-        }[how]
+        }
+        self.options = ways[how]
 
     def __call__(self, path: Path, **options: Any) -> Any:
         """Make one."""
@@ -83,7 +84,7 @@ async def waiting(lock: Any, **options: Any) -> asyncio.Task[Any]:
         says.set()
         return False
 
-    task = asyncio.ensure_future(lock.acquire(cancel_check=check, **options))
+    task: asyncio.Task[Any] = asyncio.ensure_future(lock.acquire(cancel_check=check, **options))
     said = asyncio.ensure_future(says.wait())
     await asyncio.wait([task, said], timeout=LONG, return_when=asyncio.FIRST_COMPLETED)
     said.cancel()

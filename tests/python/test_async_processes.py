@@ -53,7 +53,7 @@ def turns(lock: str) -> str:
 
 
 @CLASSES
-def test_loops_of_processes_take_turns(lock_path: Path, cls: type, spawn: Callable[..., Peer]) -> None:
+def test_loops_of_processes_take_turns(lock_path: Path, cls: type[AsyncFileLock], spawn: Callable[..., Peer]) -> None:
     peers = [spawn() for _ in range(3)]
     source = turns(f"ferrolock.{cls.__name__}")
     answers = [peer.begin_run(source, path=lock_path, rounds=10, tasks=4) for peer in peers]
@@ -80,9 +80,13 @@ def test_a_lock_that_does_not_lock_is_noticed(lock_path: Path, spawn: Callable[.
 @CLASSES
 @pytest.mark.parametrize("rounds", [5])
 def test_filelocks_loops_and_ours_take_turns(
-    lock_path: Path, cls: type, rounds: int, spawn: Callable[..., Peer], filelock_folder: Callable[[str], Path]
+    lock_path: Path,
+    cls: type[AsyncFileLock],
+    rounds: int,
+    spawn: Callable[..., Peer],
+    filelock_folder: Callable[[str], Path],
 ) -> None:
-    name = {AsyncFileLock: "AsyncFileLock", AsyncSoftFileLock: "AsyncSoftFileLock"}[cls]
+    name = "AsyncFileLock" if cls is AsyncFileLock else "AsyncSoftFileLock"
     theirs = spawn(folder=filelock_folder("4.2.12"))
     assert theirs.run("import filelock; answer = filelock.__version__") == "4.2.12"
     ours = spawn()
