@@ -131,10 +131,11 @@ async def settle(
         deferred.withdraw()  # nobody can wait for anything here
         raise
     except BaseException:
-        if is_inline or not deferred.is_granted:
-            deferred.withdraw()
-        else:
-            await off_loop(executor, deferred.withdraw)
+        try:
+            if not is_inline and deferred.is_granted:
+                await off_loop(executor, deferred.withdraw)
+        finally:
+            deferred.withdraw()  # also where the executor does not do it any more; otherwise nothing is left to do
         raise
 
 

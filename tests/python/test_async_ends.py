@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,24 @@ def test_an_executor_that_was_shut_down_is_an_error_and_no_cancellation(lock_pat
 
     run(main())
     assert is_free(lock_path)
+
+
+def test_what_is_granted_goes_back_also_without_an_executor(lock_path: Path) -> None:
+    async def main() -> None:
+        executor = ThreadPoolExecutor(1)
+        holder = FileLock(lock_path, thread_local=False)
+        holder.acquire()
+        lock = AsyncFileLock(lock_path, executor=executor)
+        task = await waiting(lock)
+        holder.release()
+        time.sleep(0.02)  # the grant comes while the loop is busy
+        executor.shutdown()
+        task.cancel()
+        await asyncio.wait([task])
+        assert not lock.is_locked
+        await until(lambda: is_free(lock_path), "the lock is free")
+
+    run(main())
 
 
 def test_system_calls_are_made_where_it_was_said(lock_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
