@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _new: Callable[[Any], Any] = NativeLock.__new__
 
-_base_init: Callable[..., None] | None = None
-"""``BaseFileLock.__init__``, from when there is one."""
+_base_inits: list[Any] = []
+"""``BaseFileLock.__init__``, and that of its like for tasks, from when there are any."""
 
 _DEFAULTS = {
     "timeout": -1,
@@ -52,7 +52,7 @@ class FileLockMeta(ABCMeta):
             cls._note_construction()
 
     def _note_construction(cls) -> None:
-        is_made_as_base = getattr(cls, "__init__", None) is _base_init and getattr(cls, "__new__", None) is _new
+        is_made_as_base = getattr(cls, "__init__", None) in _base_inits and getattr(cls, "__new__", None) is _new
         cls._is_plain = is_made_as_base and not cls.__abstractmethods__
         every_class: Any = cls
         for subclass in type.__subclasses__(every_class):
@@ -255,7 +255,7 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         }
 
 
-_base_init = BaseFileLock.__init__
+_base_inits.append(BaseFileLock.__init__)
 
 # What `inspect.signature` shows for the classes.
 FileLockMeta.__call__.__wrapped__ = BaseFileLock.__init__  # type: ignore[attr-defined]

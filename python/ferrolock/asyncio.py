@@ -6,7 +6,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from . import _native
-from ._api import _DEFAULTS, BaseFileLock, FileLockMeta
+from ._api import _DEFAULTS, BaseFileLock, FileLockMeta, _base_inits, _new
 from ._soft import SoftFileLock
 from ._tasks import off_loop, settle
 from ._unix import UnixFileLock
@@ -64,6 +64,10 @@ class AsyncFileLockMeta(FileLockMeta):
         thread_local: bool = False,  # noqa: FBT001, FBT002 - filelock's signature
         **options: Any,
     ) -> Any:
+        if cls._is_plain and not options and not thread_local:
+            lock = _new(cls)
+            lock._configure(lock_file, timeout, mode, False)  # noqa: FBT003 - filelock's order
+            return lock
         if thread_local and options.get("run_in_executor", True):
             raise ValueError("run_in_executor is not supported when thread_local is True")
         given = {"timeout": timeout, "mode": mode, "thread_local": thread_local, **options}
@@ -146,7 +150,11 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         self._executor = value
         self._is_inline = None if self._run_in_executor and value is None else not self._run_in_executor
 
-    _is_inline: bool | None
+    # What a lock is that was made without options.
+    _loop: AbstractEventLoop | None = None
+    _run_in_executor: bool = True
+    _executor: Executor | None = None
+    _is_inline: bool | None = None
     """Whether system calls are made on the thread of the event loop; None: where that is known not to take long."""
 
     async def acquire(  # type: ignore[override]
@@ -232,6 +240,9 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "run_in_executor": self._run_in_executor}
+
+
+_base_inits.append(BaseAsyncFileLock.__init__)
 
 
 class AsyncUnixFileLock(UnixFileLock, BaseAsyncFileLock):

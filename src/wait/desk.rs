@@ -118,15 +118,26 @@ pub(super) enum Task {
 #[derive(Debug, Clone)]
 struct Sleeper {
     id: LockId,
+    /// It may sleep in a system call or in the queue of a path, rather than between two tasks.
+    is_serving: bool,
     handle: Option<Arc<JoinHandle<()>>>,
+}
+
+impl Thread {
+    fn sleeper(&self) -> Sleeper {
+        let is_serving = matches!(self.at, At::Serving(_));
+        Sleeper { id: self.id, is_serving, handle: self.handle.clone() }
+    }
 }
 
 impl Sleeper {
     fn rouse(&self) {
         if let Some(handle) = &self.handle {
             handle.thread().unpark();
-            queue::nudge(self.id);
-            sys::interrupt(handle);
+            if self.is_serving {
+                queue::nudge(self.id);
+                sys::interrupt(handle);
+            }
         }
     }
 }
@@ -144,12 +155,12 @@ impl Desk {
 
     fn sleepers(&self, is_meant: impl Fn(&At) -> bool) -> Vec<Sleeper> {
         let threads = self.threads.iter().filter(|thread| is_meant(&thread.at));
-        threads.map(|thread| Sleeper { id: thread.id, handle: thread.handle.clone() }).collect()
+        threads.map(Thread::sleeper).collect()
     }
 
     fn sleeper(&self, is_meant: impl Fn(&At) -> bool) -> Option<Sleeper> {
         let thread = self.threads.iter().find(|thread| is_meant(&thread.at))?;
-        Some(Sleeper { id: thread.id, handle: thread.handle.clone() })
+        Some(thread.sleeper())
     }
 
     /// Who sees to the line.
