@@ -440,16 +440,17 @@ impl Model for Desk {
     }
 }
 
-fn broken_law(hears: &[bool], flaw: Option<Flaw>) -> Option<&'static str> {
+fn broken_laws(hears: &[bool], flaw: Option<Flaw>) -> Vec<&'static str> {
     let checker = Desk { hears: hears.to_vec(), flaw }.checker().spawn_bfs().join();
-    checker.discoveries().into_keys().next()
+    checker.discoveries().into_keys().collect()
 }
 
 #[test]
 fn a_lock_is_never_lost_and_never_given_to_two() -> Checked {
     for hears in [[true, true, true], [false, true, true], [true, false, true], [true, false, false]] {
-        if let Some(law) = broken_law(&hears, None) {
-            return Err(format!("not so: {law} {hears:?}").into());
+        let broken = broken_laws(&hears, None);
+        if !broken.is_empty() {
+            return Err(format!("not so: {broken:?} {hears:?}").into());
         }
     }
     Ok(())
@@ -467,8 +468,8 @@ fn each_flaw_breaks_a_law() -> Checked {
         (Flaw::HiresNobody, NOT_IN_VAIN),
         (Flaw::OfferKeeps, NOT_IN_VAIN),
     ] {
-        let broken = broken_law(&[false, true, true], Some(flaw));
-        if broken != Some(law) {
+        let broken = broken_laws(&[false, true, true], Some(flaw));
+        if !broken.contains(&law) {
             return Err(format!("{flaw:?} breaks {broken:?} and not {law:?}").into());
         }
     }
