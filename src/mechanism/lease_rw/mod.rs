@@ -238,7 +238,8 @@ impl Shared {
     /// a writer that has listed the readers before has seen it; one that lists them later sees the new one. That needs no
     /// transition.
     fn join_reader(&self, rooms: &Arc<Rooms>, readers: &Readers) -> Outcome<Arc<Claim>> {
-        let Some(other) = claim::held_reader(readers) else { return Ok(Err(Contention::By(None))) };
+        let held = || Ok(Err(Contention::By(Some(readers.id()))));
+        let Some(other) = claim::held_reader(readers) else { return held() };
         let Some(claim) = Claim::publish(rooms, readers, Mode::Shared, self.settings, &self.monitor)? else {
             return Ok(Err(Contention::Again));
         };
@@ -248,7 +249,7 @@ impl Shared {
                 reach(Step::Confirmed);
                 make_hold(&claim, number)
             }
-            Ok(None) => Ok(Err(Contention::By(None))),
+            Ok(None) => held(),
             Err(error) => Err(error),
         };
         if !matches!(granted, Ok(Ok(_))) {
