@@ -13,11 +13,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::deferred::{Entry, Stage, Target};
-use super::{porter, queue};
+use super::crew::{At, Sleeper, Task, Thread};
+use super::deferred::{Entry, Stage};
+use super::porter;
+use super::request::Target;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
 use crate::mechanism::{Family, Guard, Manners, Mode, Terms};
@@ -83,63 +84,6 @@ struct Line {
 struct Waiting {
     entry: Arc<Entry>,
     next_question: Option<Instant>,
-}
-
-/// A thread of ours. It is waited for when it has ended, so that none is left over without a name.
-#[derive(Debug)]
-struct Thread {
-    /// Its name, also among those who wait in the kernel.
-    id: LockId,
-    /// `None` while it is being started.
-    handle: Option<Arc<JoinHandle<()>>>,
-    at: At,
-    is_to_end: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum At {
-    Idle(Instant),
-    Serving(Arc<Key>),
-    Polling,
-    Ended,
-}
-
-/// What a thread is to do.
-#[derive(Debug)]
-pub(super) enum Task {
-    Serve(Arc<Key>),
-    /// Make a round of the lines without a porter.
-    Poll,
-    Rest(Duration),
-    End,
-}
-
-/// A thread to be woken, wherever it sleeps.
-#[derive(Debug, Clone)]
-struct Sleeper {
-    id: LockId,
-    /// It may sleep in a system call or in the queue of a path, rather than between two tasks.
-    is_serving: bool,
-    handle: Option<Arc<JoinHandle<()>>>,
-}
-
-impl Thread {
-    fn sleeper(&self) -> Sleeper {
-        let is_serving = matches!(self.at, At::Serving(_));
-        Sleeper { id: self.id, is_serving, handle: self.handle.clone() }
-    }
-}
-
-impl Sleeper {
-    fn rouse(&self) {
-        if let Some(handle) = &self.handle {
-            handle.thread().unpark();
-            if self.is_serving {
-                queue::nudge(self.id);
-                sys::interrupt(handle);
-            }
-        }
-    }
 }
 
 impl Desk {

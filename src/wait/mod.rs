@@ -1,11 +1,13 @@
 //! The one wait loop, for every mechanism.
 
 mod backoff;
+mod crew;
 mod deferred;
 pub(crate) mod desk;
 pub(crate) mod past_lines;
 mod porter;
 pub(crate) mod queue;
+mod request;
 mod stand_in;
 
 use std::ops::ControlFlow;
@@ -15,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use backoff::Backoff;
 
-pub use deferred::{Contended, Deferred, News, Request, Unmet};
-pub(crate) use deferred::{First, Party, Target, first_attempt};
+pub use deferred::{Deferred, News, Unmet};
 pub use desk::{end_idle_porters, end_waits};
+pub use request::{Contended, Request};
+pub(crate) use request::{First, Party, Target, first_attempt};
 
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};

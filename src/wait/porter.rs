@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::desk::{self, BACKSTOP, Key, Task, Unserved};
+use super::crew::Task;
+use super::desk::{self, BACKSTOP, Key, Unserved};
 use super::{Outcome, Stop, Waiter, Watch};
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
