@@ -191,12 +191,13 @@ pub trait Place: Debug + Send + Sync {
         true
     }
 
-    /// Waits for the head of the line, for about `limit` at the most, or until somebody interrupts the thread;
-    /// `false`: not there yet. Who comes again stands at the end.
+    /// Waits for the turn of whoever stands here: the head of the line, or where there is none the end of what is in
+    /// the way. For about `limit` at the most, or until somebody interrupts the thread; `false`: not yet. Who comes to a
+    /// line again stands at its end.
     ///
     /// # Errors
     /// The operating system's; `Unsupported` where it cannot wait with a limit just now.
-    fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool>;
+    fn wait_for_turn(&self, limit: Option<Duration>) -> io::Result<bool>;
 
     /// Leaves the line.
     fn leave_line(&self);
@@ -210,7 +211,7 @@ pub trait Place: Debug + Send + Sync {
     /// Waits for the lock, for about `limit` at the most; `false`: not had yet.
     ///
     /// # Errors
-    /// As [`Place::wait_for_head_of_line`].
+    /// As [`Place::wait_for_turn`].
     fn wait_for_lock(&self, limit: Duration) -> io::Result<bool>;
 
     /// The lock that this place holds, or `None`, and nothing is held any more, if the path no longer leads

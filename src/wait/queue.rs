@@ -40,8 +40,8 @@ pub(super) fn tick(poll_interval: Duration) -> Duration {
 
 /// How often in a row a lock must be found free past a line until the line counts as one that does not move, and
 /// the longest time between two looks: more than a head of a line takes from the release of a lock to having it.
-const LOOKS: u32 = 6;
-const BETWEEN_LOOKS: Duration = Duration::from_micros(800);
+const PROBES: u32 = 6;
+const BETWEEN_PROBES: Duration = Duration::from_micros(800);
 
 static QUEUES: ForkMutex<HashMap<PathBuf, Arc<Queue>>> = ForkMutex::new();
 /// How many queues there are, for those who would look in vain. A child starts with its parent's number, and
@@ -228,7 +228,7 @@ impl Drop for Ticket {
 enum Step {
     Return(Box<dyn Guard>),
     /// See to what is due.
-    Look,
+    SeeToDue,
     /// Wait for what is at the path by now.
     Again,
     /// Somebody else stands in line.
@@ -323,17 +323,17 @@ impl<'a> Head<'a> {
                     return Ok(Some(Step::Sleep));
                 }
             }
-            self.is_at_head_of_line = place.wait_for_head_of_line(Some(limit))?;
+            self.is_at_head_of_line = place.wait_for_turn(Some(limit))?;
         }
         if !self.is_at_head_of_line {
             self.has_looked_up = true;
-            return Ok(Some(Step::Look));
+            return Ok(Some(Step::SeeToDue));
         }
         let is_had = place.wait_for_lock(limit.saturating_sub(begin.elapsed()))?;
         if is_had && manners == Manners::PastLine {
             place.report_stuck_line();
         }
-        Ok(if is_had { None } else { Some(Step::Look) })
+        Ok(if is_had { None } else { Some(Step::SeeToDue) })
     }
 
     /// Where the kernel cannot be asked to wait just now.
@@ -350,7 +350,7 @@ impl<'a> Head<'a> {
     /// holders may keep a rhythm.
     fn tick(&mut self) -> Result<Step, Error> {
         if self.place.as_ref().is_some_and(|place| !place.is_worth_an_attempt()) {
-            return Ok(Step::Look);
+            return Ok(Step::SeeToDue);
         }
         let mut step = self.attempt(Manners::Hasty)?;
         if self.place.as_ref().is_some_and(|place| place.is_line_reported_stuck()) {
@@ -360,12 +360,12 @@ impl<'a> Head<'a> {
         if self.place.as_ref().is_some_and(|place| !place.has_line()) {
             return Ok(step);
         }
-        for _ in 1..LOOKS {
-            if self.is_at_head_of_line || matches!(step, Step::Look) {
+        for _ in 1..PROBES {
+            if self.is_at_head_of_line || matches!(step, Step::SeeToDue) {
                 return Ok(step);
             }
             drop(step);
-            super::sleep(BETWEEN_LOOKS.mul_f64(0.25 + 0.75 * fastrand::f64()));
+            super::sleep(BETWEEN_PROBES.mul_f64(0.25 + 0.75 * fastrand::f64()));
             step = self.attempt(Manners::Hasty)?;
         }
         if matches!(step, Step::Return(_)) {
@@ -389,7 +389,7 @@ impl<'a> Head<'a> {
             }
             Attempt::Contended(None) | Attempt::Interrupted => {}
         }
-        Ok(Step::Look)
+        Ok(Step::SeeToDue)
     }
 
     fn waits_for_another_than(&self, file: FileId) -> bool {
@@ -407,7 +407,7 @@ pub(super) fn wait(
     let mut ticket = Queue::join(waiter.path, waiter.lock);
     let mut head = None::<Head<'_>>;
     let mut questions = Questions::begin();
-    let mut next_look = questions.next + watch.look_every();
+    let mut next_signal_check = questions.next + watch.look_every();
     let mut next_tick = questions.next + tick;
     loop {
         // Taken before anything is looked at: what is told after that is not slept through.
@@ -421,8 +421,8 @@ pub(super) fn wait(
             }
         }
         let now = Instant::now();
-        if now >= next_look {
-            next_look = now + watch.look_every();
+        if now >= next_signal_check {
+            next_signal_check = now + watch.look_every();
             if let ControlFlow::Break(stop) = ticket.away(|| watch.pause(Duration::ZERO)) {
                 return Ok(Outcome::Stopped(stop));
             }
@@ -440,7 +440,7 @@ pub(super) fn wait(
                 Attempt::Contended(_) | Attempt::Interrupted => Outcome::TimedOut(file),
             });
         };
-        let due = questions.next.min(next_look);
+        let due = questions.next.min(next_signal_check);
         let until = |due: Instant| left.min(due.saturating_duration_since(Instant::now()));
         if !ticket.is_head() {
             // Who is no head any more must not keep its place before the one who is.
@@ -463,8 +463,8 @@ pub(super) fn wait(
         match step {
             Step::Return(guard) => return Ok(Outcome::Acquired(guard)),
             // Cut short: a signal may have come, whose handler wants to run.
-            Step::Look if Instant::now() < now + limit => next_look = now,
-            Step::Look | Step::Again => {}
+            Step::SeeToDue if Instant::now() < now + limit => next_signal_check = now,
+            Step::SeeToDue | Step::Again => {}
             Step::Sleep => ticket.sleep(known, limit),
         }
     }

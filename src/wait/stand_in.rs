@@ -50,7 +50,7 @@ impl StandIn {
             let (place, orders) = (Arc::clone(place), Arc::clone(&orders));
             move || {
                 let waited = loop {
-                    match place.wait_for_head_of_line(None) {
+                    match place.wait_for_turn(None) {
                         Ok(false) if !orders.is_called_off.load(Ordering::Acquire) => {}
                         waited => break waited,
                     }

@@ -38,7 +38,7 @@ fn who_polls_gets_a_free_lock_past_a_line_that_does_not_move() -> Checked {
     let place = Place::new()?;
     let kernel = KernelLock::default();
     let stopped = kernel.open_place(&place.path, Manners::Polite.into())?.ok_or("a local file system")?;
-    assert!(stopped.wait_for_head_of_line(Some(LONG))?);
+    assert!(stopped.wait_for_turn(Some(LONG))?);
     let lock = kernel_lock(Scope::PerOwner);
     // The longest pause, and a deadline that comes before it is over: then the last attempt decides.
     for (poll_interval, limit) in [(POLL, LONG), (LONG, SHORT)] {
@@ -57,7 +57,7 @@ fn who_goes_past_one_line_does_not_overtake_in_another() -> Checked {
     let mut heads = Vec::new();
     for place in [&stuck, &moving] {
         let head = kernel.open_place(&place.path, Manners::Polite.into())?.ok_or("a local file system")?;
-        assert!(head.wait_for_head_of_line(Some(LONG))?);
+        assert!(head.wait_for_turn(Some(LONG))?);
         heads.push(head);
     }
     let mut asked = Vec::new();

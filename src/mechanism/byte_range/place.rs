@@ -27,7 +27,7 @@ impl Place for RangePlace {
         Some(self.description.id())
     }
 
-    fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
+    fn wait_for_turn(&self, limit: Option<Duration>) -> io::Result<bool> {
         sys::wait_for_head_of_line(self.description.file()?, limit)
     }
 

@@ -23,7 +23,7 @@ impl Place for KernelPlace {
         Some(self.file.facts().id)
     }
 
-    fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
+    fn wait_for_turn(&self, limit: Option<Duration>) -> io::Result<bool> {
         sys::wait_for_head_of_line(self.file.own_file()?, limit)
     }
 

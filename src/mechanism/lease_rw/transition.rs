@@ -14,7 +14,7 @@ use super::rooms::{Look, Marker, Readers, Rooms, look};
 use super::seam::{Step, reach};
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
-use crate::mechanism::marker::{self, Draft, random_hex};
+use crate::mechanism::marker::{self, OwnMarker, random_hex};
 use crate::process;
 use crate::record::Content;
 use crate::sys::{FileId, Stamp, names};
@@ -63,7 +63,7 @@ pub(super) enum Entered<'a> {
 #[derive(Debug)]
 pub(super) struct Transition<'a> {
     rooms: &'a Rooms,
-    draft: Draft,
+    draft: OwnMarker,
     stamp: Stamp,
     began: Duration,
     _turn: Turn,

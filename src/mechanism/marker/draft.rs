@@ -25,11 +25,11 @@ const ROUNDS: usize = 4;
 
 /// A marker that was made, open for as long as it is held.
 #[derive(Debug)]
-pub(in crate::mechanism) struct Draft {
+pub(in crate::mechanism) struct OwnMarker {
     pub(in crate::mechanism) file: Tracked,
 }
 
-impl Draft {
+impl OwnMarker {
     pub(in crate::mechanism) fn id(&self) -> FileId {
         self.file.facts().id
     }
@@ -43,7 +43,7 @@ pub(in crate::mechanism) fn create(
     site: &Site,
     name: &OsStr,
     mode: Option<u32>,
-) -> Result<Option<Draft>, Error> {
+) -> Result<Option<OwnMarker>, Error> {
     let is_unsupported = |error: &io::Error| error.kind() == io::ErrorKind::Unsupported;
     match create_unnamed(site, name, mode) {
         Err(error) if is_unsupported(&error) => {}
@@ -56,7 +56,7 @@ pub(in crate::mechanism) fn create(
     none_if_taken(site, create_plain(site, name, mode))
 }
 
-fn none_if_taken(site: &Site, created: io::Result<Draft>) -> Result<Option<Draft>, Error> {
+fn none_if_taken(site: &Site, created: io::Result<OwnMarker>) -> Result<Option<OwnMarker>, Error> {
     match created {
         Ok(draft) => Ok(Some(draft)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
@@ -64,17 +64,17 @@ fn none_if_taken(site: &Site, created: io::Result<Draft>) -> Result<Option<Draft
     }
 }
 
-fn create_unnamed(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Draft> {
+fn create_unnamed(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<OwnMarker> {
     let begin = Instant::now();
     let at = site.named(name)?;
-    let draft = Draft { file: Tracked::open(|| names::create_unnamed(at.folder, bits(mode)))? };
+    let draft = OwnMarker { file: Tracked::open(|| names::create_unnamed(at.folder, bits(mode)))? };
     draft.fill(mode)?;
     draft.freshen(begin)?;
     names::name_unnamed(draft.file.own_file()?, at)?;
     Ok(draft)
 }
 
-fn create_linked(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Draft> {
+fn create_linked(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<OwnMarker> {
     let begin = Instant::now();
     let (private, draft) = create_private(site, mode)?;
     let at = site.named(&private)?;
@@ -90,7 +90,7 @@ fn create_linked(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Dra
 /// What became of naming the draft, whatever the call said. NFS may repeat a request whose answer got lost, and then say
 /// that the name is taken, by us; or it gives up waiting for the answer, with an error. A marker of ours that nobody
 /// knows of would be held as long as this process lives.
-fn judge_by_name(site: &Site, name: &OsStr, draft: &Draft, named: io::Result<()>) -> io::Result<()> {
+fn judge_by_name(site: &Site, name: &OsStr, draft: &OwnMarker, named: io::Result<()>) -> io::Result<()> {
     let look = || names::look(site.named(name)?);
     named.or_else(|error| match look() {
         Ok(Some(stamp)) if stamp.id == draft.id() => Ok(()),
@@ -98,7 +98,7 @@ fn judge_by_name(site: &Site, name: &OsStr, draft: &Draft, named: io::Result<()>
     })
 }
 
-fn create_private(site: &Site, mode: Option<u32>) -> io::Result<(OsString, Draft)> {
+fn create_private(site: &Site, mode: Option<u32>) -> io::Result<(OsString, OwnMarker)> {
     let mut round = 0;
     loop {
         round += 1;
@@ -108,19 +108,19 @@ fn create_private(site: &Site, mode: Option<u32>) -> io::Result<(OsString, Draft
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(io::Error::other(error));
             }
-            created => return Ok((name, Draft { file: created? })),
+            created => return Ok((name, OwnMarker { file: created? })),
         }
     }
 }
 
-fn create_plain(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Draft> {
+fn create_plain(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<OwnMarker> {
     let at = site.named(name)?;
-    let draft = Draft { file: Tracked::open(|| names::create_new(at, bits(mode)))? };
+    let draft = OwnMarker { file: Tracked::open(|| names::create_new(at, bits(mode)))? };
     draft.fill(mode).inspect_err(|_| drop(names::remove(at)))?;
     Ok(draft)
 }
 
-impl Draft {
+impl OwnMarker {
     /// Writes the record, and takes the lock by which waiters of this machine are woken.
     fn fill(&self, mode: Option<u32>) -> io::Result<()> {
         let mut file = self.file.own_file()?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::courtesy;
-use super::draft::Draft;
+use super::draft::OwnMarker;
 use super::site::Site;
 use crate::fork::ForkMutex;
 use crate::mechanism::{Guard, ReleaseError};
@@ -18,7 +18,7 @@ use crate::sys::{self, At, FileId, names};
 #[derive(Debug)]
 struct Held {
     /// Closed first: that wakes the next one.
-    draft: Draft,
+    draft: OwnMarker,
     site: Site,
     /// The thread that acquired it.
     owner: OwnerId,
@@ -70,7 +70,7 @@ pub(super) struct MarkerGuard {
 }
 
 impl MarkerGuard {
-    pub(super) fn new(site: Site, draft: Draft) -> Self {
+    pub(super) fn new(site: Site, draft: OwnMarker) -> Self {
         let owner = OwnerId::current_thread();
         let liveness = Liveness::of(owner);
         let held = Arc::new(Held { draft, site, owner, liveness, is_withdrawn: AtomicBool::new(false) });

@@ -122,7 +122,7 @@ impl Place for MarkerPlace {
         is_due || !matches!(self.until, Until::Closed(_)) || self.is_outdated()
     }
 
-    fn wait_for_head_of_line(&self, limit: Option<Duration>) -> io::Result<bool> {
+    fn wait_for_turn(&self, limit: Option<Duration>) -> io::Result<bool> {
         match &self.until {
             Until::Closed(file) => sys::wait_for_lock(file.file().ok_or_else(unsupported)?, limit),
             Until::Unknown(_) => Err(unsupported()),
@@ -143,7 +143,7 @@ impl Place for MarkerPlace {
     fn report_stuck_line(&self) {}
 
     fn wait_for_lock(&self, limit: Duration) -> io::Result<bool> {
-        self.wait_for_head_of_line(Some(limit))
+        self.wait_for_turn(Some(limit))
     }
 
     fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {

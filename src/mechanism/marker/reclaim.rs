@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::aside::OwnAside;
-use super::draft::{self, Draft};
+use super::draft::{self, OwnMarker};
 use super::occupant::Occupant;
 use super::recover::{Recovery, recover};
 use super::site::Site;
@@ -27,7 +27,7 @@ const STALL: Duration = Duration::from_millis(10);
 const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 
 /// Replaces the stale marker `judged` by one of our own; `None`: it could not be had, somebody else may hold it.
-pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Result<Option<Draft>, Error> {
+pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Result<Option<OwnMarker>, Error> {
     if !site.is_still(&judged.stamp)? {
         return Ok(None);
     }
@@ -113,7 +113,7 @@ fn move_away(site: &Site, judged: &Occupant, aside: &OsStr) -> Result<bool, Erro
 struct Aside<'a> {
     site: &'a Site,
     own: FileId,
-    own_file: &'a Draft,
+    own_file: &'a OwnMarker,
     name: &'a OsStr,
 }
 
@@ -202,7 +202,7 @@ mod tests {
     struct Mistake {
         folder: TempDir,
         site: Site,
-        own: Draft,
+        own: OwnMarker,
         name: OsString,
     }
 

@@ -24,8 +24,8 @@ pub(super) enum Step {
     },
     /// The last attempt, past the line.
     LastAttempt,
-    /// `Ticket::look`.
-    Look,
+    /// `Ticket::standing`.
+    Standing,
     /// `Ticket::sleep`.
     Sleep,
     /// `Head::wait_at`, up to its first system call.
@@ -83,7 +83,7 @@ impl State {
             Pc::UnlistClosed | Pc::Unlist => must(Step::Unlist),
             Pc::Top if waiter.is_timed_out => must(Step::LastAttempt),
             Pc::Top => {
-                must(Step::Look);
+                must(Step::Standing);
                 if config.waiters[number].times_out {
                     choices.may(Action::Waiter(number, Step::LastAttempt));
                 }
@@ -190,7 +190,7 @@ impl State {
                 self.attempt(number);
                 self.waiters[number].pc = Pc::LetGo(Then::Leave);
             }
-            Step::Look => self.look(config, number),
+            Step::Standing => self.standing(config, number),
             Step::Sleep => {
                 let is_awake = self.waiters[number].has_news && !config.has(Flaw::SleepIgnoresNews);
                 self.waiters[number].pc = if is_awake { Pc::Top } else { Pc::Asleep };
@@ -295,7 +295,7 @@ impl State {
         }
     }
 
-    fn look(&mut self, config: &Config, number: usize) {
+    fn standing(&mut self, config: &Config, number: usize) {
         let slot = self.waiters[number].queue;
         let head = slot.and_then(|slot| self.queues[slot].as_ref()).and_then(Queue::head);
         let waiter = &mut self.waiters[number];
