@@ -219,12 +219,21 @@ pub(crate) fn rename(old: At<'_>, new: &OsStr) -> io::Result<()> {
     Ok(rustix::fs::renameat(old.folder, old.name, old.folder, new)?)
 }
 
+/// How often a removal is tried that the file system says nothing certain of.
+const ROUNDS: u32 = 8;
+
 /// Takes the name away from the file that has it; nothing there is fine.
 pub(crate) fn remove(at: At<'_>) -> io::Result<()> {
-    match rustix::fs::unlinkat(at.folder, at.name, AtFlags::empty()) {
-        Err(Errno::NOENT | Errno::STALE) => Ok(()),
-        done => Ok(done?),
+    for _ in 1..ROUNDS {
+        match rustix::fs::unlinkat(at.folder, at.name, AtFlags::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            // Either the file is gone, or what this client remembers of the folder is out of date.
+            Err(Errno::STALE) if look(at)?.is_none() => return Ok(()),
+            Err(Errno::STALE) => {}
+            done => return Ok(done?),
+        }
     }
+    Err(Errno::STALE.into())
 }
 
 /// The names in the folder that begin with `prefix`.

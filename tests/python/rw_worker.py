@@ -10,7 +10,7 @@ import json
 import random
 import sys
 import time
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def by_package(package: str, path: str) -> Callable[[str], AbstractContextManager[Any]]:
-    """Lock by a ReadWriteLock."""
-    module = __import__(package)
-    lock = module.ReadWriteLock(path, timeout=30)
+    """Lock by a ReadWriteLock, or a SoftReadWriteLock that looks for others often."""
+    module, _, name = package.partition(".")
+    options = {"heartbeat_interval": 0.5, "stale_threshold": 20, "poll_interval": 0.01} if name else {}
+    lock = getattr(__import__(module), name or "ReadWriteLock")(path, timeout=30, **options)
     return lambda mode: lock.read_lock() if mode == "read" else lock.write_lock()
 
 
@@ -44,9 +45,15 @@ def by_sqlite(path: str) -> Callable[[str], AbstractContextManager[Any]]:
     return enter
 
 
+def by_nothing(_path: str) -> Callable[[str], AbstractContextManager[Any]]:
+    """Lock nothing, for the control."""
+    return lambda _mode: nullcontext()
+
+
 def main(kind: str, mode: str, path: str, seconds: float, hold: float, rest: float) -> None:
     """Take turns until the time is over; say what happened as one line of JSON."""
-    enter = by_sqlite(path) if kind == "sqlite3" else by_package(kind, path)
+    ways = {"sqlite3": by_sqlite, "nothing": by_nothing}
+    enter = ways[kind](path) if kind in ways else by_package(kind, path)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

@@ -15,6 +15,7 @@ use super::monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings};
 use super::observe;
 use super::rooms::{Look, Readers, Rooms, look, writer_name};
 use super::seam::{Step, reach};
+use super::taking::take_write_away;
 use crate::error::Error;
 use crate::fork::Tracked;
 use crate::fork::{self, ForkMutex};
@@ -158,9 +159,16 @@ impl Claim {
     /// Where there are no hard links, a second file says the same.
     fn create_write(&self) -> io::Result<()> {
         let at = self.rooms.write()?;
-        let file = Tracked::open(|| names::create_new(at, 0o600))?;
-        let mut file = file.file().ok_or_else(inherited)?;
-        file.write_all(&self.bytes).inspect_err(|_| drop(names::remove(at)))
+        let mut is_made = false;
+        let mut make = || {
+            let file = Tracked::open(|| names::create_new(at, 0o600).inspect(|_| is_made = true))?;
+            file.own_file().and_then(|mut file| file.write_all(&self.bytes))
+        };
+        let made = make();
+        if made.is_err() && is_made {
+            drop(names::remove(at));
+        }
+        made
     }
 
     /// Whether `x.write` is this claim's.
@@ -401,9 +409,12 @@ fn inherited() -> io::Error {
 
 fn create(readers: &Readers, name: &std::ffi::OsStr, bytes: &[u8]) -> io::Result<()> {
     let at = readers.named(name)?;
-    let file = Tracked::open(|| names::create_new(at, 0o600))?;
-    let mut open = file.file().ok_or_else(inherited)?;
-    open.write_all(bytes).inspect_err(|_| drop(names::remove(at)))
+    let make = || {
+        let file = Tracked::open(|| names::create_new(at, 0o600))?;
+        file.own_file().and_then(|mut file| file.write_all(bytes))
+    };
+    // It may be there, whatever failed; and the name is nobody else's.
+    make().inspect_err(|_| drop(names::remove(at)))
 }
 
 enum Touched {
@@ -425,34 +436,6 @@ fn touch_if(at: sys::At<'_>, bytes: &[u8]) -> io::Result<Touched> {
         return Ok(Touched::Other(found));
     }
     names::touch(file).map(|()| Touched::Done)
-}
-
-/// Takes `x.write` away, if it says `bytes`.
-///
-/// By a rename, and a look at what came out: since the last look it may have become a successor's, whose marker is put back.
-/// Meanwhile that one has no `x.write`; those of ours see its claim in the folder of readers all the same.
-pub(super) fn take_write_away(rooms: &Rooms, bytes: &[u8]) -> io::Result<()> {
-    let is_wanted =
-        |at| Ok::<_, io::Error>(matches!(look(at)?, Look::Marker(marker) if marker.bytes == bytes));
-    let at = rooms.write()?;
-    if !is_wanted(at)? {
-        return Ok(());
-    }
-    reach(Step::Taking);
-    let mut aside = rooms.write.clone();
-    aside.push(format!(".break.{}.{}", std::process::id(), random_hex()));
-    match names::rename(at, &aside) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed?,
-    }
-    reach(Step::Aside);
-    let aside = rooms.state.named(&aside)?;
-    if !is_wanted(aside)? {
-        // If somebody is there by now, its owner's claim in the folder is what is left of it; filelock's owner is told by
-        // its heartbeat.
-        drop(names::link(aside, &rooms.write));
-    }
-    names::remove(aside)
 }
 
 /// A granted claim. Its drop gives the lock back.

@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::time::Duration;
 
-use super::claim::take_write_away;
 use super::lease::Lease;
 use super::monitor::LeaseSettings;
 use super::observe::{self, Observer, WRITE};
 use super::rooms::{Look, Marker, Readers, Rooms, look, writer_name};
 use super::seam::{Step, reach};
+use super::taking::take_write_away;
 use crate::sys::names;
 
 /// What a marker comes to.

@@ -38,6 +38,7 @@ mod seam;
 #[cfg(test)]
 #[cfg(unix)]
 mod stops;
+mod taking;
 mod transition;
 
 use std::ffi::OsString;

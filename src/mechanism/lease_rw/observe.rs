@@ -194,10 +194,11 @@ fn share(readers: &Readers, seen: &Seen, now: Duration) -> io::Result<()> {
         others.filter(|other| is_there(&other.name)).take(MOST - 1).map(|other| other.to_line()).collect();
     let private = OsString::from(format!(".seen.{}.{}", std::process::id(), random_hex()));
     let at = readers.named(&private)?;
-    let file = crate::fork::Tracked::open(|| names::create_new(at, 0o600))?;
-    let mut file = file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))?;
-    let written = file.write_all(format!("{lines}{}", seen.to_line()).as_bytes());
-    written.and_then(|()| names::rename(at, &name)).inspect_err(|_| drop(names::remove(at)))
+    let make = || {
+        let file = crate::fork::Tracked::open(|| names::create_new(at, 0o600))?;
+        file.own_file().and_then(|mut file| file.write_all(format!("{lines}{}", seen.to_line()).as_bytes()))
+    };
+    make().and_then(|()| names::rename(at, &name)).inspect_err(|_| drop(names::remove(at)))
 }
 
 /// How the marker of the writer is called here.

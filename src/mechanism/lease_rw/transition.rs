@@ -12,6 +12,7 @@ use super::lease;
 use super::observe::{self, Observer, STATE};
 use super::rooms::{Look, Marker, Readers, Rooms, look};
 use super::seam::{Step, reach};
+use super::taking::again;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
 use crate::mechanism::marker::{self, OwnMarker, random_hex};
@@ -123,9 +124,21 @@ impl<'a> Transition<'a> {
 impl Drop for Transition<'_> {
     fn drop(&mut self) {
         reach(Step::Leaving);
-        // One that stays names a process that is in no transition, or a dead one: it is void.
-        if self.draft.file.file().is_some() && self.is_ours().unwrap_or(true) {
-            drop(self.rooms.state.at().and_then(names::remove));
+        if self.draft.file.file().is_none() {
+            return;
+        }
+        // It keeps others out for nobody if it stays: to them this process lives. "Not there" can be wrong once.
+        let look_for_it = || match look(self.rooms.state.at()?)? {
+            Look::Marker(marker) => Ok(marker.stamp.is_same_content(&self.stamp)),
+            Look::NoFile => Ok(false),
+            Look::Nothing => Err(io::ErrorKind::NotFound.into()),
+        };
+        let is_ours = match again(look_for_it) {
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+            Ok(is_ours) => is_ours,
+        };
+        if is_ours {
+            drop(again(|| self.rooms.state.at().and_then(names::remove)));
         }
     }
 }
