@@ -85,16 +85,75 @@ fn stamp(stat: &rustix::fs::Stat) -> Stamp {
 
 /// What stands at the name; `None`: nothing.
 pub(crate) fn look(at: At<'_>) -> io::Result<Option<Stamp>> {
-    match rustix::fs::statat(at.folder, at.name, AtFlags::SYMLINK_NOFOLLOW) {
+    let stat = || match rustix::fs::statat(at.folder, at.name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stamp(&stat))),
-        Err(Errno::NOENT | Errno::STALE) => Ok(None),
-        Err(errno) => Err(errno.into()),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(io::Error::from(errno)),
+    };
+    match stat() {
+        Err(error) if is_stale(&error) => {
+            forget(at);
+            stat().or_else(|error| if is_stale(&error) { Ok(None) } else { Err(error) })
+        }
+        looked => looked,
     }
 }
 
 /// What the open file is now.
 pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
-    Ok(stamp(&rustix::fs::fstat(file)?))
+    rustix::fs::fstat(file).map(|stat| stamp(&stat)).map_err(|errno| of_open_file(errno.into()))
+}
+
+/// What nobody sets. It is asked for because no client remembers the answer.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+const ATTRIBUTE: &std::ffi::CStr = c"user.ferrolock";
+
+/// Asks the server whether the open file still has a name, past all that this machine remembers.
+///
+/// For two seconds after another machine has removed a file, a client of `GlusterFS` may still open, stat and read it from
+/// memory (its own and the kernel's), and say that its name is taken.
+///
+/// # Errors
+/// `StaleNetworkFileHandle`: another machine has removed it. Other answers tell nothing.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+pub(crate) fn check_with_server(file: &File) -> io::Result<()> {
+    match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut [0_u8; 1][..]) {
+        Err(Errno::STALE | Errno::NOENT) => Err(Errno::STALE.into()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Has this machine ask the server what is at the name, if what it remembers is not there any more.
+///
+/// After a stale handle: opening and `stat` do not, for as long as it is remembered.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+pub(crate) fn forget(at: At<'_>) {
+    // By the path, for there is no such call relative to a folder. If it leads elsewhere by now, nothing is forgotten.
+    let _answer = rustix::fs::lgetxattr(at.folder_path.join(at.name), ATTRIBUTE, &mut [0_u8; 1][..]);
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+pub(crate) fn check_with_server(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+pub(crate) fn forget(_at: At<'_>) {}
+
+/// Whether the file, or what was open of it, is known to this machine only: another one has removed it.
+pub(crate) fn is_stale(error: &io::Error) -> bool {
+    // `GlusterFS` has the other one for what it opened from memory.
+    #[cfg(target_os = "linux")]
+    if error.raw_os_error() == Some(Errno::BADFD.raw_os_error()) {
+        return true;
+    }
+    error.raw_os_error() == Some(Errno::STALE.raw_os_error())
+}
+
+/// The error of a call on a file that is open: that it does not exist means that another machine has removed it, and says
+/// nothing of what is at its name.
+pub(crate) fn of_open_file(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::NotFound { Errno::STALE.into() } else { error }
 }
 
 /// Opens what is at the name for reading.

@@ -37,6 +37,20 @@ pub(crate) fn stamp_of(_file: &File) -> io::Result<Stamp> {
     Err(unsupported())
 }
 
+pub(crate) fn check_with_server(_file: &File) -> io::Result<()> {
+    Err(unsupported())
+}
+
+pub(crate) fn of_open_file(error: io::Error) -> io::Error {
+    error
+}
+
+pub(crate) fn forget(_at: At<'_>) {}
+
+pub(crate) fn is_stale(_error: &io::Error) -> bool {
+    false
+}
+
 pub(crate) fn open_to_read(_at: At<'_>) -> io::Result<File> {
     Err(unsupported())
 }

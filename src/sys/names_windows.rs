@@ -108,6 +108,25 @@ pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
     stamp(&file.metadata()?, file)
 }
 
+/// Asks the server whether the open file still has a name: here nobody removes what is open.
+#[expect(clippy::unnecessary_wraps, reason = "other platforms can fail")]
+pub(crate) fn check_with_server(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// Has this machine ask the server what is at the name: it does so anyway.
+pub(crate) fn forget(_at: At<'_>) {}
+
+/// Whether the file is known to this machine only: another one has removed it.
+pub(crate) fn is_stale(_error: &io::Error) -> bool {
+    false
+}
+
+/// The error of a call on a file that is open: it is what it says.
+pub(crate) fn of_open_file(error: io::Error) -> io::Error {
+    error
+}
+
 /// Opens what is at the name for reading.
 pub(crate) fn open_to_read(at: At<'_>) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(at.path())

@@ -112,7 +112,7 @@ pub(super) fn identity(stat: &rustix::fs::Stat) -> FileId {
 
 #[allow(clippy::unnecessary_cast, clippy::cast_lossless, reason = "the fields of `stat` differ by Unix")]
 pub(crate) fn facts(file: &File) -> io::Result<Facts> {
-    let stat = rustix::fs::fstat(file)?;
+    let stat = rustix::fs::fstat(file).map_err(|errno| super::names::of_open_file(errno.into()))?;
     Ok(Facts {
         id: identity(&stat),
         is_regular: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
@@ -179,7 +179,8 @@ pub(crate) fn classify(error: &io::Error) -> Verdict {
         Some(Errno::AGAIN) => Verdict::Contended,
         Some(Errno::INTR) => Verdict::Interrupted,
         Some(Errno::NOSYS | Errno::OPNOTSUPP) => Verdict::Unsupported,
-        Some(Errno::NOENT) => Verdict::Missing,
+        // What was there is not there any more, says another machine.
+        Some(Errno::NOENT | Errno::STALE) => Verdict::Missing,
         _ if error.kind() == io::ErrorKind::WouldBlock => Verdict::Contended,
         _ => Verdict::Failed,
     }
@@ -189,7 +190,8 @@ pub(crate) fn classify(error: &io::Error) -> Verdict {
 /// says of the lock is nothing.
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::STALE | Errno::NOENT | Errno::IO | Errno::BUSY | Errno::INTR))
+    super::names::is_stale(error)
+        || matches!(errno, Some(Errno::NOENT | Errno::IO | Errno::BUSY | Errno::INTR))
 }
 
 /// Starts a thread that no signal reaches: it must not take those that the program's main thread waits for.

@@ -190,8 +190,24 @@ fn generation_of(name: &OsStr) -> Option<u64> {
     (digits == format!("{number}")).then_some(number)
 }
 
+/// How often a name is looked at again, because what seemed to be there is gone.
+const LOOKS: usize = 4;
+
 /// Opens and reads what stands at the name. By opening: NFS may know an old answer of `stat`.
 pub(super) fn look(at: At<'_>) -> io::Result<Look> {
+    let mut round = 0;
+    loop {
+        round += 1;
+        match look_once(at) {
+            Err(error) if names::is_stale(&error) && round < LOOKS => {
+                names::forget(at);
+            }
+            looked => return looked,
+        }
+    }
+}
+
+fn look_once(at: At<'_>) -> io::Result<Look> {
     let file = match Tracked::open(|| names::open_to_read(at)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Nothing),
@@ -207,7 +223,10 @@ pub(super) fn look(at: At<'_>) -> io::Result<Look> {
         return Ok(Look::NoFile);
     }
     let mut bytes = Vec::with_capacity(256);
-    file.take(lease::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(lease::LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(names::of_open_file)?;
+    if !sys::is_known_local(file, stamp.id) {
+        names::check_with_server(file)?;
+    }
     Ok(Look::Marker(Marker { bytes, stamp }))
 }
 

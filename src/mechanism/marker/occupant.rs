@@ -45,9 +45,11 @@ pub(super) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &Stamp) -> Result
     }
     let file = match Tracked::open(|| names::open_to_read(at)) {
         Ok(file) => file,
-        Err(error) if sys::classify(&error) == Verdict::Missing || is_stale_handle(&error) => {
+        Err(error) if names::is_stale(&error) => {
+            names::forget(at);
             return Ok(Found::Nothing);
         }
+        Err(error) if sys::classify(&error) == Verdict::Missing => return Ok(Found::Nothing),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Ok(Found::Unreadable(stamp.id));
         }
@@ -61,7 +63,10 @@ pub(super) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &Stamp) -> Result
             return Ok((stamp, Content::Malformed));
         }
         let mut bytes = Vec::with_capacity(128);
-        file.take(record::LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+        file.take(record::LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(names::of_open_file)?;
+        if !sys::is_known_local(file, stamp.id) {
+            names::check_with_server(file)?;
+        }
         Ok((stamp, Content::parse(&bytes)))
     };
     match read() {
@@ -69,13 +74,12 @@ pub(super) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &Stamp) -> Result
             refuse_other_kinds(site, &stamp)?;
             Ok(Found::Marker(Occupant { file, stamp, content }))
         }
-        Err(error) if is_stale_handle(&error) => Ok(Found::Nothing),
+        Err(error) if names::is_stale(&error) => {
+            names::forget(at);
+            Ok(Found::Nothing)
+        }
         Err(error) => Err(site.failed("read", error)),
     }
-}
-
-fn is_stale_handle(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::StaleNetworkFileHandle
 }
 
 fn refuse_other_kinds(site: &Site, stamp: &Stamp) -> Result<(), Error> {
