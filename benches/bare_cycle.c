@@ -4,10 +4,11 @@
  *   read     open, fstat, PENDING and SHARED shared, PENDING given back, stat of the path, unlock, close
  *   write    the same with RESERVED, PENDING and SHARED exclusively
  *   marker   open of a new file, write, fstat, lstat of the path, close, unlink
+ *   soft_read, soft_write   the steps of a lease, in bare_lease.h
  *
  * It speaks the protocol of workload.py, so the parent drives it like any other candidate:
  *
- *   bare_cycle flock|marker|read|write serve FOLDER NAME
+ *   bare_cycle flock|marker|read|write|soft_read|soft_write serve FOLDER NAME
  *   bare_cycle flock|marker|read|write contend PATH HOLD_NS sleep|spin REST_NS SECONDS BARRIER_FD
  *
  * Uncontended cycles make one non-blocking attempt. Where it must wait, flock uses the blocking call: nothing keeps
@@ -16,6 +17,7 @@
  * does not wait; a marker that is there ends it.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -121,10 +123,14 @@ static void give_marker(const char *path, int fd) {
     if (is_same_file(&mine, &there) && unlink(path) != 0) die("unlink");
 }
 
+#include "bare_lease.h"
+
 static const mechanism MECHANISMS[] = {{"flock", take_flock, give_flock},
                                         {"marker", take_marker, give_marker},
                                         {"read", take_read, give_ranges},
-                                        {"write", take_write, give_ranges}};
+                                        {"write", take_write, give_ranges},
+                                        {"soft_read", take_soft_read, give_soft_read},
+                                        {"soft_write", take_soft_write, give_soft_write}};
 
 static const mechanism *named(const char *name) {
     for (size_t i = 0; i < sizeof MECHANISMS / sizeof *MECHANISMS; i++)

@@ -30,6 +30,8 @@ from peers import (
     OURS,
     READ,
     SOFT,
+    SOFT_READ,
+    SOFT_WRITE,
     WRITE,
     Family,
     Ready,
@@ -164,7 +166,7 @@ def assemble(session: Session) -> None:
             session.skip(candidate.name, str(error))
         else:
             session.candidates.append(ready)
-    for family in (KERNEL, SOFT, READ, WRITE, ASYNC):
+    for family in (KERNEL, SOFT, READ, WRITE, SOFT_READ, SOFT_WRITE, ASYNC):
         ours = identities.get(family.ours)
         if ours is None:
             continue

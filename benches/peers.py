@@ -47,6 +47,18 @@ WRITE = Family(
     bare_c="bare C, write",
     filelock="filelock 4.2.12 write",
 )
+SOFT_READ = Family(
+    "soft read locks",
+    ours=f"{OURS} soft read",
+    bare_c="bare C, soft read",
+    filelock="filelock 4.2.12 soft read",
+)
+SOFT_WRITE = Family(
+    "soft write locks",
+    ours=f"{OURS} soft write",
+    bare_c="bare C, soft write",
+    filelock="filelock 4.2.12 soft write",
+)
 ASYNC = Family(
     "async locks", ours=f"{OURS} AsyncFileLock", bare_c=KERNEL.bare_c, filelock="filelock 4.2.12 AsyncFileLock"
 )
@@ -160,25 +172,30 @@ CANDIDATES = (
     ),
     *(
         candidate
-        for family, mode in ((READ, "read"), (WRITE, "write"))
+        for family, kind, mode, prefix in (
+            (READ, "ReadWriteLock", "read", ""),
+            (WRITE, "ReadWriteLock", "write", ""),
+            (SOFT_READ, "SoftReadWriteLock", "read", "soft_"),
+            (SOFT_WRITE, "SoftReadWriteLock", "write", "soft_"),
+        )
         for candidate in (
-            Candidate(family.bare_c, family, mode, compiled=True, waits=False),
-            Candidate(family.ours, family, "ours", lock_class=f"ReadWriteLock:{mode}", waits=False),
+            Candidate(family.bare_c, family, prefix + mode, compiled=True, waits=False),
+            Candidate(family.ours, family, "ours", lock_class=f"{kind}:{mode}", waits=False),
             Candidate(
                 family.filelock,
                 family,
                 "filelock",
                 requirement="filelock==4.2.12",
-                lock_class=f"ReadWriteLock:{mode}",
+                lock_class=f"{kind}:{mode}",
                 min_python=(3, 11),
                 waits=False,
             ),
             Candidate(
-                f"filelock 3.29.0 {mode}",
+                f"filelock 3.29.0 {prefix.replace('_', ' ')}{mode}",
                 family,
                 "filelock",
                 requirement="filelock==3.29.0",
-                lock_class=f"ReadWriteLock:{mode}",
+                lock_class=f"{kind}:{mode}",
                 waits=False,
             ),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contended import Setting
-from peers import ASYNC, KERNEL, READ, SOFT, WRITE
+from peers import ASYNC, KERNEL, READ, SOFT, SOFT_READ, SOFT_WRITE, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +69,14 @@ def _cycles(figures: Mapping[str, Figure]) -> Iterator[Target]:
     def ratio(key: str, name: str, base: str) -> float | None:
         return figures[key].ratio(name, base) if key in figures else None
 
-    for family, to_bare_c, times_faster in ((KERNEL, 1.5, 10), (SOFT, 1.6, 5), (READ, 1.6, 15), (WRITE, 1.6, 15)):
+    for family, to_bare_c, times_faster in (
+        (KERNEL, 1.5, 10),
+        (SOFT, 1.6, 5),
+        (READ, 1.6, 15),
+        (WRITE, 1.6, 15),
+        (SOFT_READ, 1.5, 15),
+        (SOFT_WRITE, 1.5, 15),
+    ):
         for key, path in (("with_absolute", "absolute path"), ("with_relative", "relative path")):
             what = f"{family.title}: with lock:, {path}"
             yield Target(f"{what}, at most {to_bare_c} x bare C", ratio(key, family.ours, family.bare_c), to_bare_c)
