@@ -12,7 +12,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ferrolock::mechanism::{ByteRangeLock, KernelLock, MarkerLock, Mechanism, Mode};
+use ferrolock::mechanism::{
+    ByteRangeLock, KernelLock, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, MarkerLock, Mechanism, Mode,
+};
 use ferrolock::{Error, ErrorKind, Lock, OwnerId, Patience, ReadWrite, Released, Scope, Watch};
 
 use crate::mechanisms::NoLock;
@@ -103,6 +105,8 @@ pub(crate) enum How {
     Marker,
     /// A lock of readers and writers.
     ByteRange,
+    /// One by leases.
+    Lease,
     /// Not at all.
     NoLock,
     /// Not at all, neither readers nor writers.
@@ -155,6 +159,11 @@ impl How {
             Self::Kernel => alone(Box::<KernelLock>::default()),
             Self::Marker => alone(Box::<MarkerLock>::default()),
             Self::ByteRange => Subject::ReadWrite(ReadWrite::new(Box::<ByteRangeLock>::default())),
+            Self::Lease => {
+                let monitor = Arc::new(LeaseMonitor::new(None));
+                let lease = LeaseReadWriteLock::new(LeaseSettings::default(), monitor);
+                Subject::ReadWrite(ReadWrite::new(Box::new(lease)))
+            }
             Self::NoLock => alone(Box::new(NoLock)),
             Self::NoReadWrite => Subject::ReadWrite(ReadWrite::new(Box::new(NoLock))),
         }

@@ -181,6 +181,22 @@ macro_rules! between {
                 )+
             }
 
+            mod by_leases {
+                use super::*;
+
+                #[test]
+                fn shared_admits_shared() -> Checked {
+                    super::super::shared_admits_shared(&Cast::new($kind, How::Lease)?)
+                }
+
+                $(
+                    #[test]
+                    fn $name() -> Checked {
+                        $law(&Cast::new($kind, How::Lease)?)
+                    }
+                )+
+            }
+
             mod fails_with_a_lock_that_does_not_lock {
                 use super::*;
                 $(

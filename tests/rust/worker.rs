@@ -37,6 +37,7 @@ pub(crate) fn instruction(how: How) -> &'static str {
         How::Kernel => "kernel",
         How::Marker => "marker",
         How::ByteRange => "byte range",
+        How::Lease => "lease",
         How::NoLock => "no lock",
         How::NoReadWrite => "no readers and writers",
     }
@@ -50,6 +51,7 @@ fn a_process_that_contends() -> Checked {
         Ok("kernel") => How::Kernel,
         Ok("marker") => How::Marker,
         Ok("byte range") => How::ByteRange,
+        Ok("lease") => How::Lease,
         Ok("no lock") => How::NoLock,
         Ok("no readers and writers") => How::NoReadWrite,
         _ => return Ok(()),
