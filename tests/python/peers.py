@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -253,8 +253,8 @@ class PeerError(Exception):
 class Peer:
     """A spawned interpreter that does one command after the other."""
 
-    def __init__(self, *options: str, lock: str = OURS, folder: Path | None = None) -> None:
-        command = [sys.executable, *options, PROGRAM, lock, *([] if folder is None else [str(folder)])]
+    def __init__(self, *options: str, lock: str = OURS, folder: Path | None = None, around: Sequence[str] = ()) -> None:
+        command = [*around, sys.executable, *options, PROGRAM, lock, *([] if folder is None else [str(folder)])]
         self._errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
