@@ -114,7 +114,8 @@ const ATTRIBUTE: &std::ffi::CStr = c"user.ferrolock";
 /// memory (its own and the kernel's), and say that its name is taken.
 ///
 /// # Errors
-/// `StaleNetworkFileHandle`: another machine has removed it. Other answers tell nothing.
+/// `StaleNetworkFileHandle`: another machine has removed it. Other answers tell nothing: a server that has the file open too,
+/// for a lock or a write, knows it still.
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
 pub(crate) fn check_with_server(file: &File) -> io::Result<()> {
     match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut [0_u8; 1][..]) {
@@ -129,7 +130,13 @@ pub(crate) fn check_with_server(file: &File) -> io::Result<()> {
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
 pub(crate) fn forget(at: At<'_>) {
     // By the path, for there is no such call relative to a folder. If it leads elsewhere by now, nothing is forgotten.
-    let _answer = rustix::fs::lgetxattr(at.folder_path.join(at.name), ATTRIBUTE, &mut [0_u8; 1][..]);
+    forget_path(&at.folder_path.join(at.name));
+}
+
+/// As [`forget`].
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+pub(crate) fn forget_path(path: &Path) {
+    let _answer = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut [0_u8; 1][..]);
 }
 
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
@@ -139,6 +146,9 @@ pub(crate) fn check_with_server(_file: &File) -> io::Result<()> {
 
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 pub(crate) fn forget(_at: At<'_>) {}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+pub(crate) fn forget_path(_path: &Path) {}
 
 /// Whether the file, or what was open of it, is known to this machine only: another one has removed it.
 pub(crate) fn is_stale(error: &io::Error) -> bool {

@@ -47,6 +47,8 @@ pub(crate) fn of_open_file(error: io::Error) -> io::Error {
 
 pub(crate) fn forget(_at: At<'_>) {}
 
+pub(crate) fn forget_path(_path: &Path) {}
+
 pub(crate) fn is_stale(_error: &io::Error) -> bool {
     false
 }

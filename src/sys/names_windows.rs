@@ -117,6 +117,9 @@ pub(crate) fn check_with_server(_file: &File) -> io::Result<()> {
 /// Has this machine ask the server what is at the name: it does so anyway.
 pub(crate) fn forget(_at: At<'_>) {}
 
+/// As [`forget`].
+pub(crate) fn forget_path(_path: &Path) {}
+
 /// Whether the file is known to this machine only: another one has removed it.
 pub(crate) fn is_stale(_error: &io::Error) -> bool {
     false

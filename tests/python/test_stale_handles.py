@@ -72,3 +72,16 @@ def test_a_marker_that_the_server_does_not_know_any_more_is_looked_at_again(cont
 
     assert looks("inject=fgetxattr:error=ESTALE:when=1") == looks() + 1
     assert looks("inject=fgetxattr:error=ENODATA:when=1") == looks()
+
+
+def test_a_lock_file_that_another_machine_has_removed_is_opened_again(
+    victim: Callable[..., Victim], lock_path: Path
+) -> None:
+    act = "import ferrolock; ferrolock.FileLock(path).acquire(timeout=0)"
+    contender = victim(act, NOT_LOCAL, "inject=flock:error=ESTALE:when=1", path=os.fspath(lock_path)).go().wait()
+    assert contender.status() == 0
+    names = [call.name for call in contender.calls()]
+    # The lock counts when the server has been asked about the path, which the client may only remember.
+    locked = max(index for index, name in enumerate(names) if name == "lgetxattr")
+    assert names.index("flock") < locked
+    assert names[locked + 1] in {"newfstatat", "stat", "statx"}

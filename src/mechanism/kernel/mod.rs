@@ -28,7 +28,7 @@ use super::lock_file::{self, Opened, explained, failed, no_lock_file};
 use super::{Attempt, Family, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
-use crate::sys::{self, FileId, Verdict};
+use crate::sys::{self, FileId, Verdict, names};
 
 /// How often an attempt starts again because the file was replaced under it. filelock 3.29 removes its
 /// file at each release, so this happens in earnest; a file that is *never* the one at its path has inode
@@ -86,10 +86,18 @@ impl Default for KernelLock {
 impl Mechanism for KernelLock {
     fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
         let mut removed = false;
-        for _ in 0..REPLACEMENTS {
-            match self.lock_whatever_is_there(path, terms.manners)? {
+        for round in 1..=REPLACEMENTS {
+            let locked = match self.lock_whatever_is_there(path, terms.manners) {
+                // Another machine has removed the file, maybe between two of the calls that open it.
+                Err(error) if round < REPLACEMENTS && error.os_error().is_some_and(is_removal) => {
+                    names::forget_path(path);
+                    continue;
+                }
+                locked => locked?,
+            };
+            match locked {
                 Locked::Yes(guard) => {
-                    if sys::is_at(path, guard.id).map_err(|error| failed("stat", path, error))? {
+                    if guard.is_there(path).map_err(|error| failed("stat", path, error))? {
                         self.was_regular.store(true, Ordering::Relaxed);
                         match guard.is_honest(path).map_err(|error| failed("lock", path, error))? {
                             Some(true) => return Ok(Attempt::Acquired(Box::new(guard))),
@@ -211,6 +219,14 @@ struct KernelGuard {
 }
 
 impl KernelGuard {
+    /// Whether the file that is locked is the one at the path, as the server knows: what was removed stays open.
+    fn is_there(&self, path: &Path) -> io::Result<bool> {
+        if self.file.file().is_some_and(|file| !sys::is_known_local(file, self.id)) {
+            names::forget_path(path);
+        }
+        sys::is_at(path, self.id)
+    }
+
     /// Whether the lock excludes anybody; `None`: the file at the path was replaced before that was known.
     fn is_honest(&self, path: &Path) -> io::Result<Option<bool>> {
         let Some(file) = self.file.file() else { return Ok(None) };
@@ -241,4 +257,9 @@ impl Guard for KernelGuard {
             }
         }
     }
+}
+
+/// Whether it says that another machine has removed the file.
+fn is_removal(error: &io::Error) -> bool {
+    names::is_stale(error) || error.kind() == io::ErrorKind::NotFound
 }
