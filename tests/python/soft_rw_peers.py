@@ -58,3 +58,21 @@ def until(condition: Callable[[], bool], what: str = "waited in vain") -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.002)
+
+
+def until_claimed(path: Path) -> None:
+    """Wait for a writer's claim that stays: the first attempt of a wait takes its own back before the next one."""
+    write = path.with_name(f"{path.name}.write")
+
+    def inode() -> int | None:
+        try:
+            return write.stat().st_ino
+        except FileNotFoundError:
+            return None
+
+    def is_there_to_stay() -> bool:
+        seen = inode()
+        time.sleep(0.05)
+        return seen is not None and seen == inode()
+
+    until(is_there_to_stay)

@@ -14,7 +14,7 @@ import ferrolock
 from ferrolock import SoftReadWriteLock, Timeout
 from peers import LONG, Peer, run_program
 from soft_peers import boot_id, host_field, record, start_token
-from soft_rw_peers import MODES, SOFT_RW, acquire, allowed, folder_of, markers, other, until
+from soft_rw_peers import MODES, SOFT_RW, acquire, allowed, folder_of, markers, other, until_claimed
 from test_tutorial import MARK, TUTORIAL, restore
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ def test_a_writer_that_waits_has_its_marker_there_and_takes_it_back(
     reader, writer = other(lock_path), spawn(lock=SOFT_RW)
     write = lock_path.with_name("x.lock.write")
     with reader.read_lock():
-        wait = writer.begin_run("lock_on(path).acquire_write(1)", path=lock_path)
-        until(write.exists)
+        wait = writer.begin_run("lock_on(path).acquire_write(3)", path=lock_path)
+        until_claimed(lock_path)
         assert write.read_text().splitlines()[1] == str(writer.pid)
         assert len(visible(lock_path)) == 1
         with ThreadPoolExecutor(1) as elsewhere:

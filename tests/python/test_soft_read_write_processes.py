@@ -16,7 +16,7 @@ from ferrolock import LeaseCompromise, SoftReadWriteLock, Timeout
 from peer_program import in_child
 from peers import LONG, Peer, run_program, still_waits
 from soft_peers import LINUX, ROOT, host_field
-from soft_rw_peers import MODES, SOFT_RW, acquire, allowed, folder_of, markers, other, until
+from soft_rw_peers import MODES, SOFT_RW, acquire, allowed, folder_of, markers, other, until, until_claimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -263,7 +263,7 @@ def test_a_child_made_while_another_thread_waits_takes_part_and_withdraws_nothin
     waiter = other(lock_path)
     with ThreadPoolExecutor(1) as pool:
         write = pool.submit(waiter.acquire_write)
-        until(lock_path.with_name("x.lock.write").exists)
+        until_claimed(lock_path)
 
         def child() -> list[str]:
             seen = []
@@ -359,7 +359,7 @@ def test_machines_with_other_names_and_numbers_read_together_and_write_alone(
     assert allowed(lock_path) == "read"
     one.run("lock.release()")
     write = one.begin_run("lock.acquire_write(9)")
-    until(lock_path.with_name("x.lock.write").exists)
+    until_claimed(lock_path)
     assert still_waits(write)
     assert allowed(lock_path) == "nothing"
     two.run("lock.release()")
@@ -375,7 +375,7 @@ def test_machines_with_other_names_and_numbers_read_together_and_write_alone(
 def test_a_process_that_is_ended_by_a_signal_while_it_waits_keeps_nobody_out(lock_path: Path, peer: Peer) -> None:
     with other(lock_path).read_lock():
         peer.begin_run("lock_on(path).acquire_write()", path=lock_path)
-        until(lock_path.with_name("x.lock.write").exists)
+        until_claimed(lock_path)
         os.kill(peer.pid, signal.SIGTERM)
         peer.process.wait(LONG)
         assert lock_path.with_name("x.lock.write").exists()
