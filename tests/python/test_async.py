@@ -139,7 +139,8 @@ def test_limits_end_a_wait(make: Maker, lock_path: Path) -> None:
             with pytest.raises(Timeout):
                 await make(lock_path, blocking=False).acquire()
         assert lock.lock_counter == 0
-        assert make.is_free(lock_path)
+        # The thread that waited for those who gave up may just have it, and gives it back.
+        await until(lambda: make.is_free(lock_path), "the lock stays with nobody")
 
     run(main())
 
