@@ -116,9 +116,7 @@ impl MarkerLock {
                 Found::Marker(occupant) => occupant,
             };
             // A lifetime is a request to take the marker of whoever has it, also of one who is stopped as he reclaims.
-            let may_reclaim = (occupant.is_stale() && occupant.keep_others_away(locked))
-                || occupant.is_aged(terms.lifetime);
-            if !may_reclaim {
+            if !occupant.is_up_for_reclaim(locked) && !occupant.is_aged(terms.lifetime) {
                 return Ok(Err(Contention::By(occupant.stamp.id)));
             }
             return Ok(match reclaim::reclaim(&site, &occupant, self.mode)? {

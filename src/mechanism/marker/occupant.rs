@@ -98,13 +98,25 @@ impl Occupant {
         self.content != Content::Strict && lifetime.is_some_and(|lifetime| age(&self.stamp) >= lifetime)
     }
 
+    /// Whether the marker holds nothing any more, and no other contender of ours is about to reclaim it.
+    ///
+    /// An owner of ours has its marker's file locked: where it has, nothing needs to be asked about it, and most
+    /// attempts meet such a marker. What is no marker may be somebody's lock file, and is locked only when it is known
+    /// to be left.
+    pub(super) fn is_up_for_reclaim(&self, locked: Option<FileId>) -> bool {
+        if matches!(self.content, Content::Owned(_)) && !self.keep_others_away(locked) {
+            return false;
+        }
+        self.is_stale() && self.keep_others_away(locked)
+    }
+
     /// Keeps other contenders of ours from reclaiming the marker, by a lock on its file, for as long as this is kept
     /// open; `false`: one does just now.
     ///
     /// Two that exchange at once can lose a third one's marker, if a releaser comes in between: the model has the
     /// interleaving. `locked` is a marker whose file the caller has locked already. Where there are no such locks,
     /// nobody is kept away.
-    pub(super) fn keep_others_away(&self, locked: Option<FileId>) -> bool {
+    fn keep_others_away(&self, locked: Option<FileId>) -> bool {
         if locked == Some(self.stamp.id) {
             return true;
         }
@@ -116,7 +128,7 @@ impl Occupant {
     }
 
     /// Whether the marker holds nothing any more, so that it may be taken out of the way.
-    pub(super) fn is_stale(&self) -> bool {
+    fn is_stale(&self) -> bool {
         match &self.content {
             Content::Released => true,
             Content::Owned(record) => process::fate(record, self.is_local()) == Fate::Dead,
