@@ -81,6 +81,17 @@ impl Slot {
         }
     }
 
+    /// Counts one level more if it is held, and says whether it is.
+    fn nest(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Held { depth, .. } => {
+                *depth += 1;
+                true
+            }
+            Phase::Free | Phase::Busy => false,
+        }
+    }
+
     fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Free) && self.waiting.is_empty()
     }
@@ -109,14 +120,7 @@ impl Lock {
     pub fn nest(&self, owner: OwnerId) -> bool {
         let key = self.key(owner);
         let mut slots = self.slots.lock();
-        let slot = slots.iter_mut().find(|slot| slot.owner == key);
-        slot.is_some_and(|slot| match &mut slot.phase {
-            Phase::Held { depth, .. } => {
-                *depth += 1;
-                true
-            }
-            Phase::Free | Phase::Busy => false,
-        })
+        slots.iter_mut().find(|slot| slot.owner == key).is_some_and(Slot::nest)
     }
 
     /// Counts one level less if `owner` holds the lock more than once, and says whether it did.
@@ -151,10 +155,9 @@ impl Lock {
         watch: &mut dyn Watch,
     ) -> Result<(), Error> {
         fork::notice_fork();
-        if self.nest(owner) {
+        if self.nest_or_refuse(owner, path)? {
             return Ok(());
         }
-        self.refuse_reentry(owner, path)?;
         let asker = Asker {
             lock: self.id,
             owner,
@@ -222,14 +225,18 @@ impl Lock {
         }
     }
 
-    fn refuse_reentry(&self, owner: OwnerId, path: &Path) -> Result<(), Error> {
+    /// As [`Lock::nest`], but an error where the owner waits for this lock object already.
+    fn nest_or_refuse(&self, owner: OwnerId, path: &Path) -> Result<bool, Error> {
         let key = self.key(owner);
-        let slots = self.slots.lock();
-        let waits = |slot: &Slot| slot.owner == key && slot.waiting.contains(&owner);
-        if slots.iter().any(waits) {
+        let mut slots = self.slots.lock();
+        let Some(slot) = slots.iter_mut().find(|slot| slot.owner == key) else { return Ok(false) };
+        if slot.nest() {
+            return Ok(true);
+        }
+        if slot.waiting.contains(&owner) {
             return Err(Error::new(ErrorKind::Reentered, "lock", path).with_absolute_path());
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Releases one level of `owner`'s hold, or with `force` all of them.

@@ -104,10 +104,8 @@ impl NativeLock {
             return Ok(());
         }
         // An interrupt or a handler may raise while the log is told: the lock is released all the same.
-        let log = match this.lock.depth(caller.owner) {
-            0 => Ok(None),
-            _ => logging::log(slf.as_any(), &this.lock_file),
-        };
+        let log = logging::log(slf.as_any(), &this.lock_file)
+            .map(|log| log.filter(|_| this.lock.depth(caller.owner) > 0));
         let told = match &log {
             Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
             _ => Ok(()),

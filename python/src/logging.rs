@@ -2,7 +2,7 @@
 
 use ferrolock::WaitsBy;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBool, PyDict, PyTuple};
 
 use crate::call;
 use crate::known::known;
@@ -24,15 +24,24 @@ pub(crate) struct Log<'py> {
 /// A program that never imported `logging` has set no level either; it is not imported for its sake.
 pub(crate) fn log<'py>(lock: &Bound<'py, PyAny>, lock_file: &Py<PyAny>) -> PyResult<Option<Log<'py>>> {
     static LOGGER: Once = Once::new();
+    static CACHE: Once<PyDict> = Once::new();
     let py = lock.py();
     let known = known(py)?;
+    if let Some(cache) = CACHE.get(py) {
+        if is_known_deaf(cache.bind(py))? {
+            return Ok(None);
+        }
+    }
     if LOGGER.get(py).is_none() {
         let Some(logging) = known.modules.bind(py).get_item(&known.names.logging)? else { return Ok(None) };
         // Another thread may be in the middle of importing it.
         let Ok(get_logger) = logging.getattr("getLogger") else { return Ok(None) };
-        LOGGER.get_or_make(py, || {
+        let logger = LOGGER.get_or_make(py, || {
             call::call(&get_logger, &PyTuple::new(py, ["filelock"])?, None).map(Bound::unbind)
         })?;
+        if let Some(cache) = level_cache(&logging, logger.bind(py)) {
+            CACHE.get_or_make(py, || Ok(cache.unbind()))?;
+        }
     }
     let Some(logger) = LOGGER.get(py) else { return Ok(None) };
     let logger = logger.bind(py);
@@ -44,6 +53,19 @@ pub(crate) fn log<'py>(lock: &Bound<'py, PyAny>, lock_file: &Py<PyAny>) -> PyRes
         lock: lock.as_ptr() as usize,
         lock_file: lock_file.bind(py).clone(),
     }))
+}
+
+/// Where a logger of the standard class remembers what `isEnabledFor` found; it is emptied whenever a level changes.
+/// Others, and one that is replaced in an instance, are always asked.
+fn level_cache<'py>(logging: &Bound<'py, PyAny>, logger: &Bound<'py, PyAny>) -> Option<Bound<'py, PyDict>> {
+    let standard = logging.getattr("Logger").ok()?;
+    logger.get_type().is(&standard).then(|| logger.getattr("_cache").ok()?.cast_into().ok()).flatten()
+}
+
+/// Whether the cache says that nobody hears what is debugged: a look at it costs a tenth of the question.
+fn is_known_deaf(cache: &Bound<'_, PyDict>) -> PyResult<bool> {
+    let heard = cache.get_item(DEBUG)?;
+    Ok(heard.is_some_and(|heard| heard.is(PyBool::new(heard.py(), false))))
 }
 
 /// How a wait goes on, in a word.

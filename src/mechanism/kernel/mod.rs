@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use honesty::Honesty;
 use place::KernelPlace;
@@ -28,7 +28,7 @@ use super::lock_file::{self, Opened, explained, failed, no_lock_file};
 use super::{Attempt, Family, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
-use crate::sys::{self, FileId, Verdict, names};
+use crate::sys::{self, Facts, FileId, Verdict, names};
 
 /// How often an attempt starts again because the file was replaced under it. filelock 3.29 removes its
 /// file at each release, so this happens in earnest; a file that is *never* the one at its path has inode
@@ -43,9 +43,9 @@ pub struct KernelLock {
     mode: Option<u32>,
     /// Whether a marker takes the place of a lock that does nothing.
     falls_back: bool,
-    /// The file at the path was a regular one when it was last locked: it need not be looked at before it is
-    /// opened again.
-    was_regular: AtomicBool,
+    /// The owner of the file that was last locked at the path, and one. It was a regular one, so that it need not be
+    /// looked at before it is opened again; and who was trusted here is trusted again.
+    known_owner: AtomicU64,
 }
 
 impl KernelLock {
@@ -53,7 +53,7 @@ impl KernelLock {
     /// them to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        Self { mode, falls_back: true, was_regular: AtomicBool::new(false) }
+        Self { mode, falls_back: true, known_owner: AtomicU64::new(0) }
     }
 
     /// On a file system where the lock does nothing, fail instead of going by a marker at the path with `.soft` after
@@ -98,7 +98,7 @@ impl Mechanism for KernelLock {
             match locked {
                 Locked::Yes(guard) => {
                     if guard.is_there(path).map_err(|error| failed("stat", path, error))? {
-                        self.was_regular.store(true, Ordering::Relaxed);
+                        self.known_owner.store(mark_of(guard.file.facts()), Ordering::Relaxed);
                         match guard.is_honest(path).map_err(|error| failed("lock", path, error))? {
                             Some(true) => return Ok(Attempt::Acquired(Box::new(guard))),
                             Some(false) => {
@@ -179,7 +179,8 @@ impl KernelLock {
 
     /// Opens the file that is at the path, if it is fit to be locked.
     fn open(&self, path: &Path) -> Result<Opened<Tracked>, Error> {
-        if !self.was_regular.load(Ordering::Relaxed) {
+        let known_owner = self.known_owner.load(Ordering::Relaxed);
+        if known_owner == 0 {
             sys::check_kind(path).map_err(|error| no_lock_file(path, error))?;
         }
         let opened = match Tracked::open(|| sys::open_lock_file(path, self.mode)) {
@@ -197,7 +198,8 @@ impl KernelLock {
         if !facts.is_regular {
             return Err(no_lock_file(path, sys::special_file_error()));
         }
-        if !sys::is_trusted(path, facts).map_err(|error| failed("stat", path, error))? {
+        let is_trusted = || sys::is_trusted(path, facts).map_err(|error| failed("stat", path, error));
+        if mark_of(facts) != known_owner && !is_trusted()? {
             let explanation = format!(
                 "anybody may create files in this sticky folder, and this one belongs to uid {}",
                 facts.owner
@@ -208,6 +210,11 @@ impl KernelLock {
         }
         Ok(Opened::Yes(tracked))
     }
+}
+
+/// The owner as [`KernelLock::known_owner`] has it.
+fn mark_of(facts: &Facts) -> u64 {
+    u64::from(facts.owner) + 1
 }
 
 /// A lock that is held. Its drop closes the file, which gives the lock back as the last copy goes.
