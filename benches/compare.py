@@ -19,6 +19,7 @@ import contended
 import cycles
 import readers
 import report
+import sharing
 import targets
 import waiting
 from peers import (
@@ -57,6 +58,7 @@ class Session:
     contended: dict[contended.Setting, dict[str, contended.Contention]] = field(default_factory=dict)
     waits: dict[str, waiting.Waiting] = field(default_factory=dict)
     crowds: dict[str, readers.Crowd] = field(default_factory=dict)
+    sharing: dict[str, sharing.Sharing] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
@@ -221,13 +223,17 @@ def measure_together(session: Session) -> None:
 
 
 def measure_readers(session: Session) -> None:
-    """Measure six readers and two writers on one lock."""
+    """Measure six readers and two writers on one lock, and readers alone on one core and on all."""
     options = session.options
     session.progress("readers and writers")
     plan = contended.Plan(options.hold, options.hold_by, options.rest, 2 * options.seconds, 1)
     session.crowds = readers.measure(session.candidates, plan, session.scratch, session.skip)
     title = f"one lock, {readers.READERS} readers and {readers.WRITERS} writers: {plan.title}"
     session.say("\n" + report.crowd_table(title, session.crowds))
+    session.progress("readers on one core and on all")
+    rounds = 1 if options.quick else 3
+    session.sharing = sharing.measure(session.candidates, options.seconds, rounds, session.scratch, session.skip)
+    session.say("\n" + report.sharing_table(f"{sharing.READERS} reader processes, no writer", session.sharing))
 
 
 def measure_waiting(session: Session) -> None:
@@ -269,7 +275,7 @@ def is_promised(options: argparse.Namespace) -> bool:
 def finish(session: Session, started: float) -> None:
     """Print the footer, and write the JSON."""
     promised = session.contended if is_promised(session.options) else {}
-    judged = targets.judged(session.figures, promised, session.waits, session.crowds)
+    judged = targets.judged(session.figures, promised, session.waits, session.crowds, session.sharing)
     seconds = time.monotonic() - started
     session.say(f"\n{NOTES}\n\n{report.target_table(judged)}\n\n{seconds:.0f} s, {len(session.skipped)} left out")
     destination = session.options.json
@@ -306,6 +312,7 @@ def finish(session: Session, started: float) -> None:
             for setting, results in session.contended.items()
         },
         "readers": {name: asdict(result) for name, result in session.crowds.items()},
+        "sharing": {name: asdict(result) for name, result in session.sharing.items()},
         "wait": {name: result.as_json() for name, result in session.waits.items()},
         "targets": [
             {"text": target.text, "found": target.found, "limit": target.limit, "verdict": target.verdict}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contended import Contention
     from cycles import Figure
     from readers import Crowd
+    from sharing import Sharing
     from targets import Target
     from waiting import Waiting
 
@@ -152,6 +153,21 @@ def crowd_table(title: str, results: Mapping[str, Crowd]) -> str:
             str(crowd.overlaps),
         ]
         for name, crowd in results.items()
+    ]
+    return table(title, header, rows)
+
+
+def sharing_table(title: str, results: Mapping[str, Sharing]) -> str:
+    """Write what readers do together on one core and on all."""
+    header = ["", "cycles/s\non one core", "cycles/s\non all cores", "x"]
+    rows = [
+        [
+            name,
+            number(sharing.best(1)),
+            number(sharing.best(max(sharing.cycles_per_second))),
+            number(sharing.growth),
+        ]
+        for name, sharing in results.items()
     ]
     return table(title, header, rows)
 

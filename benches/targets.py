@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cycles import Figure
     from peers import Family
     from readers import Crowd
+    from sharing import Sharing
     from waiting import Waiting
 
 # Contenders of which fairness and speed are promised.
@@ -57,9 +58,10 @@ def judged(
     contended: Mapping[Setting, Mapping[str, Contention]],
     waits: Mapping[str, Waiting],
     crowds: Mapping[str, Crowd],
+    sharing: Mapping[str, Sharing],
 ) -> list[Target]:
     """Judge our figures; who contended for other holds than the promised ones is not to be handed in."""
-    return [*_cycles(figures), *_contended(contended), *_waits(waits), *_crowds(crowds)]
+    return [*_cycles(figures), *_contended(contended), *_waits(waits), *_crowds(crowds), *_sharing(sharing)]
 
 
 def _cycles(figures: Mapping[str, Figure]) -> Iterator[Target]:
@@ -96,6 +98,12 @@ def _crowds(crowds: Mapping[str, Crowd]) -> Iterator[Target]:
     yield Target(f"{text}: the least served writer has 20 % of a fair share", share, 0.2, True)
     yield Target(f"{text}: p99 of the waits at most 50 x the median", tail, 50)
     yield Target(f"{text}: overlaps", None if ours is None else float(ours.overlaps), 0)
+
+
+def _sharing(sharing: Mapping[str, Sharing]) -> Iterator[Target]:
+    ours = sharing.get(READ.ours)
+    text = "8 readers: cycles on all cores at least 1.2 x those on one"
+    yield Target(text, None if ours is None else ours.growth, 1.2, at_least=True)
 
 
 def _contended(results: Mapping[Setting, Mapping[str, Contention]]) -> Iterator[Target]:
