@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
-use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Mode, Terms};
+use crate::mechanism::{Attempt, Bid, Guard, Manners, Mechanism, Mode, Terms};
 use crate::owner::OwnerId;
 use crate::path;
 use crate::registry::{self, LockId};
@@ -53,9 +53,14 @@ impl Asker<'_> {
         enter: impl FnOnce() -> W,
     ) -> Result<Answer, Error> {
         let deadline = Deadline::begin(self.patience.timeout);
+        let mut bid = self.first_bid(path, deadline);
         let file = loop {
             // The first attempt opens what the path means at this moment; only waiting has to remember it.
-            match self.attempt(path, deadline)? {
+            let attempt = match &mut bid {
+                Some(bid) => bid.attempt().map_err(Error::with_absolute_path),
+                None => self.attempt(path, deadline),
+            };
+            match attempt? {
                 Attempt::Acquired(guard) => return Ok(Answer::Acquired(guard)),
                 Attempt::Contended(file) => break file,
                 Attempt::Interrupted if watch.pause(Duration::ZERO).is_break() => {
@@ -75,6 +80,9 @@ impl Asker<'_> {
             return Err(Error::new(ErrorKind::TimedOut(file), "lock", path).with_absolute_path());
         }
         let path = canonical(path)?;
+        if let Some(bid) = &mut bid {
+            bid.stay_at(&path);
+        }
         let _waiting = enter();
         let waiter = Waiter {
             lock: self.lock,
@@ -87,7 +95,7 @@ impl Asker<'_> {
             lifetime: self.patience.lifetime,
             nest: self.nest,
         };
-        let kind = match wait::wait(file, &waiter, watch)? {
+        let kind = match wait::wait(file, bid, &waiter, watch)? {
             Outcome::Acquired(guard) => return Ok(Answer::Acquired(guard)),
             Outcome::Nested => return Ok(Answer::Nested),
             Outcome::Refused(kind) => kind,
@@ -97,6 +105,15 @@ impl Asker<'_> {
             Outcome::Stopped(Stop::Interrupted) => ErrorKind::Interrupted,
         };
         Err(Error::new(kind, "lock", &path))
+    }
+
+    /// The bid with which to begin, if it is one: who makes one attempt only leaves nothing behind it.
+    fn first_bid(&self, path: &Path, deadline: Deadline) -> Option<Box<dyn Bid>> {
+        let begins = self.mode == Mode::Exclusive && self.mechanism.begins_with_bid();
+        (begins && deadline.remaining().is_some()).then(|| {
+            let terms = self.terms(past_lines::manners(path));
+            self.mechanism.bid(path, terms)
+        })?
     }
 
     /// One attempt, which goes past a line only where it is the last one.
@@ -112,8 +129,11 @@ impl Asker<'_> {
     }
 
     fn attempt_with(&self, path: &Path, manners: Manners) -> Result<Attempt, Error> {
-        let terms = Terms { mode: self.mode, manners, lifetime: self.patience.lifetime };
-        self.mechanism.try_acquire(path, terms).map_err(Error::with_absolute_path)
+        self.mechanism.try_acquire(path, self.terms(manners)).map_err(Error::with_absolute_path)
+    }
+
+    fn terms(&self, manners: Manners) -> Terms {
+        Terms { mode: self.mode, manners, lifetime: self.patience.lifetime }
     }
 
     fn holds_elsewhere(&self, file: FileId) -> bool {

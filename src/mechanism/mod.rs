@@ -69,6 +69,12 @@ pub trait Mechanism: Debug + Send + Sync {
         None
     }
 
+    /// Whether who wants to exclude others and can wait begins with a bid: where a single attempt would take back what it
+    /// published, for the wait to publish it again, and let others in between.
+    fn begins_with_bid(&self) -> bool {
+        false
+    }
+
     /// Whether the kernel wakes those who wait for the lock on `path`. Touches nothing.
     fn wakes_waiters(&self, _path: &Path) -> bool {
         false
@@ -106,6 +112,9 @@ pub trait Bid: Debug + Send {
     /// # Errors
     /// As [`Mechanism::try_acquire`].
     fn attempt(&mut self) -> Result<Attempt, Error>;
+
+    /// Goes on at `path`: what it was begun with means the same place now, but may come to mean another.
+    fn stay_at(&mut self, path: &Path);
 }
 
 /// Whom a holder excludes.

@@ -24,7 +24,7 @@ pub(crate) use request::{First, Party, Target, first_attempt};
 
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
-use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Mode, Place, Terms};
+use crate::mechanism::{Attempt, Bid, Guard, Manners, Mechanism, Mode, Place, Terms};
 use crate::owner::OwnerId;
 use crate::registry::{self, LockId};
 use crate::sys::FileId;
@@ -181,19 +181,22 @@ pub(crate) enum Outcome {
 /// Goes on after a first attempt that found `file` contended, until the lock is had, an attempt fails, the
 /// deadline passes or the watch stops it.
 ///
-/// The kernel wakes the waiter where it can and the watch lets it; elsewhere it polls.
+/// The kernel wakes the waiter where it can and the watch lets it; elsewhere it polls, by `bid` if the first attempt was
+/// one's.
 pub(crate) fn wait(
     file: Option<FileId>,
+    bid: Option<Box<dyn Bid>>,
     waiter: &Waiter<'_>,
     watch: &mut dyn Watch,
 ) -> Result<Outcome, Error> {
     let will_wait = waiter.deadline.remaining().is_some();
-    if will_wait && watch.may_block() && waiter.mechanism.wakes_waiters(waiter.path) {
+    if bid.is_none() && will_wait && watch.may_block() && waiter.mechanism.wakes_waiters(waiter.path) {
         watch.begins(WaitsBy::Kernel);
         return queue::wait(file, waiter, watch);
     }
     watch.begins(WaitsBy::Polling);
-    poll(file, waiter, watch)
+    let bid = bid.or_else(|| waiter.mechanism.bid(waiter.path, waiter.terms(Manners::Polite)));
+    poll(file, bid, waiter, watch)
 }
 
 /// Waits by attempts and growing pauses.
@@ -202,9 +205,13 @@ pub(crate) fn wait(
 ///
 /// An attempt leaves the lock to those who stand in line; but whoever is first there may be stopped, and the lock be
 /// free. So one attempt a tick goes past the line, and the last one.
-fn poll(mut file: Option<FileId>, waiter: &Waiter<'_>, watch: &mut dyn Watch) -> Result<Outcome, Error> {
+fn poll(
+    mut file: Option<FileId>,
+    mut bid: Option<Box<dyn Bid>>,
+    waiter: &Waiter<'_>,
+    watch: &mut dyn Watch,
+) -> Result<Outcome, Error> {
     let mut backoff = Backoff::new(waiter.poll_interval);
-    let mut bid = waiter.mechanism.bid(waiter.path, waiter.terms(Manners::Polite));
     let mut questions = Questions::begin();
     let tick = queue::tick(waiter.poll_interval);
     let mut next_tick = questions.next + tick;
@@ -272,7 +279,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::mechanism::{Bid, ReleaseError};
+    use crate::mechanism::ReleaseError;
 
     /// Answers from a list, and counts.
     #[derive(Default)]
@@ -327,6 +334,8 @@ mod tests {
             self.attempts.fetch_add(1, Ordering::Relaxed);
             Ok(Attempt::Contended(None))
         }
+
+        fn stay_at(&mut self, _path: &Path) {}
     }
 
     impl Drop for VainBid {
@@ -378,7 +387,7 @@ mod tests {
             lifetime: None,
             nest: &|| Nesting::No,
         };
-        wait(None, &waiter, script).expect("no attempt fails")
+        wait(None, None, &waiter, script).expect("no attempt fails")
     }
 
     fn run(script: &mut Script, timeout: Timeout, succeed_at: usize) -> (Outcome, usize) {

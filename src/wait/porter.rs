@@ -73,7 +73,7 @@ fn serve(id: LockId, key: &Arc<Key>) {
             nest: &nest,
         };
         let mut watch = Duty { key, next: desk::see_to(key) };
-        match super::wait(first.file(), &waiter, &mut watch) {
+        match super::wait(first.file(), None, &waiter, &mut watch) {
             Ok(Outcome::Acquired(guard)) => desk::offer(key, mode, guard),
             Ok(
                 Outcome::Nested

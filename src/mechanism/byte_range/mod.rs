@@ -258,6 +258,10 @@ impl Bid for RangeBid {
         self.begun = Some((description, claim));
         Ok(if answer.is_none() { Attempt::Interrupted } else { Attempt::Contended(Some(id)) })
     }
+
+    fn stay_at(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+    }
 }
 
 /// Refuses a database that SQLite locks in another way: what we lock would say nothing about it.

@@ -119,6 +119,10 @@ impl Mechanism for LeaseReadWriteLock {
         let (shared, path) = (Arc::clone(&self.shared), path.to_owned());
         Some(Box::new(LeaseBid { shared, path, terms, claim: None }))
     }
+
+    fn begins_with_bid(&self) -> bool {
+        true
+    }
 }
 
 /// A waiter. A writer's claim stays between its attempts, once it has one.
@@ -138,6 +142,11 @@ impl Bid for LeaseBid {
             claim.keep_fresh()?;
         }
         Ok(attempt)
+    }
+
+    /// A claim that is at another place is not found there, and published anew.
+    fn stay_at(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
     }
 }
 

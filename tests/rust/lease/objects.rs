@@ -1,11 +1,12 @@
 //! Leases through lock objects: owners and their levels, and what a lost hold does to them.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolock::mechanism::{LeaseMonitor, LeaseReadWriteLock, LeaseSettings, Mode};
-use ferrolock::{ErrorKind, OwnerId, ReadWrite, Released, Timeout, Unwatched};
+use ferrolock::{ErrorKind, OwnerId, ReadWrite, Released, Stop, Timeout, Unwatched, Watch};
 
 use super::{PATIENT, Site, release, settings};
 use crate::support::{Checked, greenlet, patience, until};
@@ -94,6 +95,46 @@ fn what_an_owner_waits_for_itself_for_is_refused() -> Checked {
         assert_eq!(one.release(greenlet(1)), Ok(Released::Unlocked));
         assert_eq!(other.acquire(greenlet(1), wanted, Timeout::Never), Ok(()));
         assert_eq!(other.release(greenlet(1)), Ok(Released::Unlocked));
+    }
+    Ok(())
+}
+
+/// Looks once what is published when an acquisition begins to wait, and gives up.
+struct Onlooker<'a> {
+    site: &'a Site,
+    seen: Option<(usize, bool)>,
+}
+
+impl Watch for Onlooker<'_> {
+    fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        let claims = self.site.claims().map_or(0, |claims| claims.len());
+        self.seen = Some((claims, self.site.beside(".write").exists()));
+        ControlFlow::Break(Stop::Cancelled)
+    }
+
+    fn pause(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn the_claim_of_a_writer_that_will_wait_stays_from_its_first_attempt_on() -> Checked {
+    let site = Site::new()?;
+    let (reader, writer) = (Object::new(&site, PATIENT), Object::new(&site, PATIENT));
+    assert_eq!(reader.acquire(greenlet(1), Mode::Shared, Timeout::Never), Ok(()));
+    // Who does not wait is asked too, once.
+    for (timeout, published) in [
+        (Timeout::Never, Some((1, true))),
+        (Timeout::After(super::LONG), Some((1, true))),
+        (Timeout::After(Duration::ZERO), Some((0, false))),
+        (Timeout::Once, None),
+    ] {
+        let mut onlooker = Onlooker { site: &site, seen: None };
+        let acquired =
+            writer.lock.acquire(greenlet(2), Mode::Exclusive, &site.path, patience(timeout), &mut onlooker);
+        assert!(acquired.is_err());
+        assert_eq!(onlooker.seen, published, "{timeout:?}");
+        assert!(site.claims()?.is_empty() && !site.beside(".write").exists(), "{timeout:?}");
     }
     Ok(())
 }
