@@ -190,9 +190,9 @@ impl Lock {
     /// Makes the lock that `guard` stands for a hold of `owner`'s, for whom `debtor` is not to wait.
     fn commit(&self, owner: OwnerId, debtor: OwnerId, guard: Box<dyn Guard>) {
         let file = guard.file();
-        let mut guard = Some(guard);
         // Before anybody can release it: a record that came later would stay.
-        registry::record(Held { lock: self.id, owner: debtor, file });
+        registry::record(Held::of(self.id, debtor, &*guard));
+        let mut guard = Some(guard);
         let mut try_to_commit = || {
             self.with_slot(self.key(owner), |slot| match &mut slot.phase {
                 Phase::Free => {

@@ -258,18 +258,18 @@ impl ReadWrite {
     }
 
     fn nest(&self, owner: OwnerId, mode: Mode) -> Nesting {
-        let (joined, file) = {
+        let (joined, held) = {
             let mut state = self.state.lock();
             if self.is_closed() {
                 return Nesting::Refused(ErrorKind::Closed);
             }
             let Phase::Held(hold) = &mut state.phase else { return Nesting::No };
-            (hold.join(owner, mode), hold.guard.file())
+            (hold.join(owner, mode), Held::of(self.id, owner, &*hold.guard))
         };
         match joined {
             Ok(is_new) => {
                 if is_new {
-                    self.record(owner, file);
+                    self.record(held);
                 }
                 Nesting::Nested
             }
@@ -278,8 +278,9 @@ impl ReadWrite {
     }
 
     /// Puts an owner's hold on the record; but another thread may have released it by force since.
-    fn record(&self, owner: OwnerId, file: sys::FileId) {
-        registry::record(Held { lock: self.id, owner, file });
+    fn record(&self, held: Held) {
+        let owner = held.owner;
+        registry::record(held);
         if self.held_by(owner).is_none() {
             registry::forget_owner(self.id, owner);
         }
@@ -287,7 +288,7 @@ impl ReadWrite {
 
     /// Makes the lock that `guard` stands for a hold of `owner`'s.
     fn commit(&self, owner: OwnerId, mode: Mode, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
-        let mut file = guard.file();
+        let mut held = Held::of(self.id, owner, &*guard);
         let mut guard = Some(guard);
         let mut try_to_commit = || {
             let mut state = self.state.lock();
@@ -305,7 +306,7 @@ impl ReadWrite {
                 // Another reader was faster, or the file was replaced under another hold: it counts, and the new lock
                 // goes back.
                 Phase::Held(hold) => {
-                    file = hold.guard.file();
+                    held = Held::of(self.id, owner, &*hold.guard);
                     Some(hold.join(owner, mode))
                 }
                 // Another thread has unlocked and is about to say so.
@@ -320,7 +321,7 @@ impl ReadWrite {
         };
         drop(guard);
         if joined? {
-            self.record(owner, file);
+            self.record(held);
         }
         wait::nudge(self.id);
         Ok(())
@@ -348,13 +349,12 @@ impl ReadWrite {
     fn unlock(&self, hold: Hold) -> Result<(), Error> {
         let Hold { guard, mode, levels } = hold;
         let releasing = Releasing { lock: self };
-        let file = guard.file();
         // Off the record first: a release that panics leaves no hold.
         registry::forget_all(self.id);
         match guard.release() {
             Err(ReleaseError { guard: Some(guard), error }) => {
                 for levels in &levels {
-                    registry::record(Held { lock: self.id, owner: levels.owner, file });
+                    registry::record(Held::of(self.id, levels.owner, &*guard));
                 }
                 releasing.end(Phase::Held(Hold { guard, mode, levels }));
                 Err(error)

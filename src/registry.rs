@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fork::ForkMutex;
+use crate::mechanism::{Guard, Loss};
 use crate::owner::OwnerId;
 use crate::sys::FileId;
 
@@ -19,11 +20,24 @@ impl LockId {
 }
 
 /// A first-level hold of a lock object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Held {
     pub(crate) lock: LockId,
     pub(crate) owner: OwnerId,
     pub(crate) file: FileId,
+    pub(crate) loss: Option<Loss>,
+}
+
+impl Held {
+    /// That of `owner`, through `lock`, for as long as it has `guard`.
+    pub(crate) fn of(lock: LockId, owner: OwnerId, guard: &dyn Guard) -> Self {
+        Self { lock, owner, file: guard.file(), loss: guard.loss() }
+    }
+
+    /// Whether it still keeps others out. One that was lost keeps nobody waiting, its owner neither.
+    fn stands(&self) -> bool {
+        !self.loss.as_ref().is_some_and(Loss::is_likely)
+    }
 }
 
 static HELD: ForkMutex<Vec<Held>> = ForkMutex::new();
@@ -52,18 +66,20 @@ pub(crate) fn forget_all(lock: LockId) {
 
 /// Whether `owner` holds `file` through another lock object than `asking`: waiting would never end.
 pub(crate) fn would_deadlock(asking: LockId, owner: OwnerId, file: FileId) -> bool {
-    HELD.lock().iter().any(|held| held.file == file && held.owner == owner && held.lock != asking)
+    let is_in_the_way =
+        |held: &Held| held.file == file && held.owner == owner && held.lock != asking && held.stands();
+    HELD.lock().iter().any(is_in_the_way)
 }
 
 /// The files that `owner` holds through other lock objects than `asking`.
 pub(crate) fn held_elsewhere(asking: LockId, owner: OwnerId) -> Vec<FileId> {
     let held = HELD.lock();
-    let elsewhere = held.iter().filter(|held| held.owner == owner && held.lock != asking);
+    let elsewhere = held.iter().filter(|held| held.owner == owner && held.lock != asking && held.stands());
     elsewhere.map(|held| held.file).collect()
 }
 
 /// Whether any lock object of this process holds `file`.
 #[must_use]
 pub fn is_held_here(file: FileId) -> bool {
-    HELD.lock().iter().any(|held| held.file == file)
+    HELD.lock().iter().any(|held| held.file == file && held.stands())
 }

@@ -13,6 +13,7 @@ use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use byte_range::{ByteRangeLock, expect_record_locks};
@@ -236,9 +237,14 @@ pub trait Guard: Debug + Send {
     /// The locked file.
     fn file(&self) -> FileId;
 
+    /// What tells whether the lock was taken from its holder; `None` where none ever is.
+    fn loss(&self) -> Option<Loss> {
+        None
+    }
+
     /// Whether the lock was taken from its holder. Makes no system call: asked with a mutex locked.
     fn is_lost(&self) -> bool {
-        false
+        self.loss().is_some_and(|loss| loss.has_come())
     }
 
     /// Gives the lock back. Does nothing in a forked child: the lock is the parent's.
@@ -247,6 +253,40 @@ pub trait Guard: Debug + Send {
     /// With the guard where the lock is still held; without it where the lock is free and only tidying up
     /// failed.
     fn release(self: Box<Self>) -> Result<(), ReleaseError>;
+}
+
+/// Whether a hold was lost: for its guard, and for whoever keeps a record of it.
+#[derive(Debug, Clone, Default)]
+pub struct Loss(Arc<LossFlags>);
+
+#[derive(Debug, Default)]
+struct LossFlags {
+    has_come: AtomicBool,
+    is_suspected: AtomicBool,
+}
+
+impl Loss {
+    /// From now on the hold is lost.
+    pub fn comes(&self) {
+        self.0.has_come.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn has_come(&self) -> bool {
+        self.0.has_come.load(Ordering::SeqCst)
+    }
+
+    /// Says what the latest look at the hold came to, before anybody can be certain.
+    pub fn suspect(&self, is_gone: bool) {
+        self.0.is_suspected.store(is_gone, Ordering::SeqCst);
+    }
+
+    /// Whether the hold is lost, or was seen to be gone: who waits does not wait for that one.
+    #[must_use]
+    pub fn is_likely(&self) -> bool {
+        self.has_come() || self.0.is_suspected.load(Ordering::SeqCst)
+    }
 }
 
 /// A release that failed.

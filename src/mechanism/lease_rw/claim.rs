@@ -21,7 +21,7 @@ use crate::fork::Tracked;
 use crate::fork::{self, ForkMutex};
 use crate::heartbeat::{self, Beat, Next};
 use crate::mechanism::marker::random_hex;
-use crate::mechanism::{Guard, Mode, ReleaseError};
+use crate::mechanism::{Guard, Loss, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::sys::{self, FileId, names};
 
@@ -57,6 +57,7 @@ pub(super) struct Claim {
     owner: OwnerId,
     liveness: Liveness,
     phase: AtomicU8,
+    loss: Loss,
     /// The number of the last writer before it, or its own.
     number: AtomicU64,
     health: ForkMutex<Health>,
@@ -112,6 +113,7 @@ impl Claim {
             owner,
             liveness: Liveness::of(owner),
             phase: AtomicU8::new(PENDING),
+            loss: Loss::default(),
             number: AtomicU64::new(0),
             health: ForkMutex::new(),
         });
@@ -194,14 +196,16 @@ impl Claim {
         gap > (self.settings.heartbeat_interval + self.settings.stale_threshold) / 2
     }
 
+    fn is_there(&self, readers: &Readers) -> io::Result<bool> {
+        Ok(matches!(look(readers.named(&self.name)?)?, Look::Marker(marker) if marker.bytes == self.bytes))
+    }
+
     /// The number of a reader's hold, if it is still there at this moment: so no writer was granted since it began.
     pub(super) fn number_while_held(&self, readers: &Readers) -> io::Result<Option<u64>> {
         if self.phase.load(Ordering::SeqCst) != HELD {
             return Ok(None);
         }
-        let is_there =
-            matches!(look(readers.named(&self.name)?)?, Look::Marker(marker) if marker.bytes == self.bytes);
-        Ok(is_there.then(|| self.number.load(Ordering::SeqCst)))
+        Ok(self.is_there(readers)?.then(|| self.number.load(Ordering::SeqCst)))
     }
 
     /// Has the claim kept fresh from now on.
@@ -274,7 +278,7 @@ impl Claim {
         match self.rooms.readers() {
             Ok(readers) => {
                 let at = readers.named(&self.name)?;
-                if matches!(look(at)?, Look::Marker(marker) if marker.bytes == self.bytes) {
+                if self.is_there(&readers)? {
                     reach(Step::Releasing);
                     names::remove(at)?;
                     *was_there = true;
@@ -330,6 +334,7 @@ impl Claim {
             self.phase.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         };
         if turns(HELD, LOST) {
+            self.loss.comes();
             self.report(reason, error.map(Arc::new));
         } else if !turns(PENDING, SPENT) {
             return;
@@ -381,13 +386,27 @@ impl Beat for Claim {
     }
 }
 
+fn holds(place: FileId) -> impl Iterator<Item = Arc<Claim>> {
+    let claims: Vec<_> = CLAIMS.lock().iter().filter_map(Weak::upgrade).collect();
+    claims.into_iter().filter(move |claim| {
+        let is_held = claim.phase.load(Ordering::SeqCst) == HELD;
+        is_held && claim.place == place && claim.is_of_this_process()
+    })
+}
+
 /// A hold of this process that reads at the place of `readers`.
 pub(super) fn held_reader(readers: &Readers) -> Option<Arc<Claim>> {
-    let claims: Vec<_> = CLAIMS.lock().iter().filter_map(Weak::upgrade).collect();
-    claims.into_iter().find(|claim| {
-        let is_held = claim.mode == Mode::Shared && claim.phase.load(Ordering::SeqCst) == HELD;
-        is_held && claim.place == readers.id() && claim.is_of_this_process()
-    })
+    holds(readers.id()).find(|claim| claim.mode == Mode::Shared)
+}
+
+/// Looks whether the holds of this process at `place` are still there. One that is not, is found out by its heart; but who
+/// waits there now is told whether he waits for himself.
+pub(super) fn look_after_holds(place: FileId) {
+    for claim in holds(place) {
+        if let Ok(is_there) = claim.rooms.readers().and_then(|readers| claim.is_there(&readers)) {
+            claim.loss.suspect(!is_there);
+        }
+    }
 }
 
 /// The claim, as what its withdrawal needs.
@@ -449,8 +468,8 @@ impl Guard for LeaseGuard {
         self.claim.place
     }
 
-    fn is_lost(&self) -> bool {
-        self.claim.phase.load(Ordering::SeqCst) == LOST
+    fn loss(&self) -> Option<Loss> {
+        Some(self.claim.loss.clone())
     }
 
     fn release(self: Box<Self>) -> Result<(), ReleaseError> {

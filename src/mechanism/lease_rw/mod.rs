@@ -182,7 +182,10 @@ impl Shared {
                     self.troubles.store(0, Ordering::Relaxed);
                     match outcome {
                         Ok(claim) => return Ok(Attempt::Acquired(Box::new(LeaseGuard { claim }))),
-                        Err(Contention::By(file)) => return Ok(Attempt::Contended(file)),
+                        Err(Contention::By(file)) => {
+                            file.into_iter().for_each(claim::look_after_holds);
+                            return Ok(Attempt::Contended(file));
+                        }
                         Err(Contention::Again) if round < ROUNDS => continue,
                         Err(Contention::Again) => return Ok(Attempt::Contended(None)),
                     }

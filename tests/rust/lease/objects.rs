@@ -39,12 +39,21 @@ impl Object {
 
     /// Held by owner 1 in two levels, and lost.
     fn lost(site: &Site, mode: Mode) -> Checked<Self> {
-        let object = Self::new(site, settings(20_000, 30));
+        let object = Self::robbed(site, mode, settings(20_000, 30))?;
+        until("the loss is seen", || Ok(object.monitor.compromise().is_some()))?;
+        Ok(object)
+    }
+
+    /// The same before it is told.
+    fn robbed(site: &Site, mode: Mode, settings: LeaseSettings) -> Checked<Self> {
+        let object = Self::new(site, settings);
         assert_eq!(object.acquire(greenlet(1), mode, Timeout::Never), Ok(()));
         assert_eq!(object.acquire(greenlet(1), mode, Timeout::Never), Ok(()));
         let markers = if mode == Mode::Shared { site.readers()? } else { site.claims()? };
         fs::remove_file(&markers[0])?;
-        until("the loss is seen", || Ok(object.monitor.compromise().is_some()))?;
+        if mode == Mode::Exclusive {
+            fs::remove_file(site.beside(".write"))?;
+        }
         Ok(object)
     }
 }
@@ -156,6 +165,34 @@ fn a_lost_hold_takes_no_level_until_it_is_released() -> Checked {
         assert!(object.monitor.compromise().is_some());
         assert_eq!(object.acquire(greenlet(1), mode, Timeout::Never), Ok(()));
         assert!(object.monitor.compromise().is_none());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_owner_is_not_in_its_own_way_with_a_hold_that_it_has_lost() -> Checked {
+    let both = |mode| [(mode, true), (mode, false)];
+    for (mode, is_told) in [Mode::Shared, Mode::Exclusive].into_iter().flat_map(both) {
+        let site = Site::new()?;
+        let lost = if is_told { Object::lost(&site, mode)? } else { Object::robbed(&site, mode, PATIENT)? };
+        let successor = site.party().hold(Mode::Exclusive)?;
+        let place = successor.file();
+        assert_eq!(ferrolock::is_held_here(place), !is_told);
+        let again = Object::new(&site, PATIENT);
+        let mut onlooker = Onlooker { site: &site, seen: None };
+        let patience = patience(Timeout::Never);
+        let waits = again.lock.acquire(greenlet(1), mode, &site.path, patience, &mut onlooker);
+        let kind = waits.map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::Cancelled), "it waits for the successor, {mode:?}, {is_told}");
+        assert!(!ferrolock::is_held_here(place));
+        assert_eq!(lost.monitor.compromise().is_some(), is_told);
+        release(successor)?;
+        assert_eq!(again.acquire(greenlet(1), mode, Timeout::Never), Ok(()));
+        assert!(ferrolock::is_held_here(place));
+        for expected in [Released::StillHeld, Released::Unlocked] {
+            assert_eq!(lost.release(greenlet(1)), Ok(expected));
+        }
+        assert_eq!(again.lock.held_by(greenlet(1)), Some((mode, 1)));
     }
     Ok(())
 }
