@@ -114,6 +114,14 @@ pub trait Bid: Debug + Send {
     /// As [`Mechanism::try_acquire`].
     fn attempt(&mut self) -> Result<Attempt, Error>;
 
+    /// Makes one attempt past those who queue, whatever the manners of the bid: the first of them may be stopped.
+    ///
+    /// # Errors
+    /// As [`Mechanism::try_acquire`].
+    fn attempt_past_line(&mut self) -> Result<Attempt, Error> {
+        self.attempt()
+    }
+
     /// Goes on at `path`: what it was begun with means the same place now, but may come to mean another.
     fn stay_at(&mut self, path: &Path);
 }

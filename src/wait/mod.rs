@@ -236,6 +236,7 @@ fn poll(
             Manners::Polite
         };
         let attempt = match &mut bid {
+            Some(bid) if manners == Manners::Hasty => bid.attempt_past_line(),
             Some(bid) => bid.attempt(),
             None => waiter.try_acquire(manners),
         };

@@ -6,9 +6,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use ferrolock::mechanism::{KernelLock, Manners, Mechanism};
+use ferrolock::mechanism::{ByteRangeLock, KernelLock, Manners, Mechanism, Mode, Terms};
 use ferrolock::wait::sleep;
-use ferrolock::{Lock, Patience, Scope, Stop, Timeout, Watch};
+use ferrolock::{Lock, Patience, ReadWrite, Scope, Stop, Timeout, Watch};
 
 use crate::support::{
     Asking, Checked, LONG, POLL, Place, SHORT, acquire, greenlet, is_free, join, kernel_lock, me, patience,
@@ -45,6 +45,25 @@ fn who_polls_gets_a_free_lock_past_a_line_that_does_not_move() -> Checked {
         let patience = Patience { timeout: Timeout::After(limit), poll_interval, lifetime: None };
         lock.acquire(me(), &place.path, patience, &mut NeverBlocking)?;
         lock.release(me(), false)?;
+    }
+    Ok(())
+}
+
+/// Also a writer, whose attempts build on each other.
+#[test]
+fn readers_and_writers_that_poll_get_a_free_lock_past_a_line_that_does_not_move() -> Checked {
+    for mode in [Mode::Shared, Mode::Exclusive] {
+        let place = Place::new()?;
+        let ranges = ByteRangeLock::default();
+        let terms = Terms { mode, ..Manners::Polite.into() };
+        let stopped = ranges.open_place(&place.path, terms)?.ok_or("a local file system")?;
+        assert!(stopped.wait_for_turn(Some(LONG))?);
+        let lock = ReadWrite::new(Box::<ByteRangeLock>::default());
+        for (poll_interval, limit) in [(POLL, LONG), (LONG, SHORT)] {
+            let patience = Patience { timeout: Timeout::After(limit), poll_interval, lifetime: None };
+            lock.acquire(me(), mode, &place.path, patience, &mut NeverBlocking)?;
+            lock.release(me(), false, &place.path)?;
+        }
     }
     Ok(())
 }

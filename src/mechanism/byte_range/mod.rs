@@ -215,6 +215,20 @@ struct RangeBid {
 
 impl Bid for RangeBid {
     fn attempt(&mut self) -> Result<Attempt, Error> {
+        self.attempt_with(self.terms.manners)
+    }
+
+    fn attempt_past_line(&mut self) -> Result<Attempt, Error> {
+        self.attempt_with(Manners::Hasty)
+    }
+
+    fn stay_at(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+    }
+}
+
+impl RangeBid {
+    fn attempt_with(&mut self, manners: Manners) -> Result<Attempt, Error> {
         let stat = |error| failed("stat", &self.path, error);
         let (description, mut claim) = match self.begun.take() {
             Some((description, claim))
@@ -231,7 +245,7 @@ impl Bid for RangeBid {
                     Opened::Yes(description) => {
                         let id = description.id();
                         let file = description.file();
-                        if self.terms.manners == Manners::Polite
+                        if manners == Manners::Polite
                             && file.is_ok_and(|file| sys::is_line_occupied(file, id))
                         {
                             return Ok(Attempt::Contended(Some(id)));
@@ -257,10 +271,6 @@ impl Bid for RangeBid {
         }
         self.begun = Some((description, claim));
         Ok(if answer.is_none() { Attempt::Interrupted } else { Attempt::Contended(Some(id)) })
-    }
-
-    fn stay_at(&mut self, path: &Path) {
-        path.clone_into(&mut self.path);
     }
 }
 
