@@ -357,7 +357,13 @@ impl Shared {
                 None => return Ok(Err(Contention::Again)),
             }
         };
-        let confirmed = check(&rooms, confirm_writer(&judge, &transition, &own));
+        let mut numbers = Vec::new();
+        let confirmed = check(&rooms, confirm_writer(&judge, &transition, &own)).map(|confirmed| {
+            confirmed.map(|listing| {
+                numbers.clone_from(&listing.generations);
+                listing.newest()
+            })
+        });
         let granted = self.grant(&transition, &own, confirmed);
         match &granted {
             Ok(Ok(_)) => {
@@ -365,7 +371,7 @@ impl Shared {
                 drop(transition);
                 // Nobody else is there any more.
                 self.observer.settle(&readers);
-                remove_older_numbers(&readers, self.monitor.generation());
+                remove_all_but_newest(&readers, numbers);
             }
             // What was published was not alone, or is not all there any more.
             Ok(Err(Contention::Again)) => withdraw(claim),
@@ -455,12 +461,12 @@ fn live_others(
     Ok(readers.or(writers))
 }
 
-/// *number*, *list* and *confirm*, of a writer.
+/// *number*, *list* and *confirm*, of a writer, whose number is the newest one in the listing then.
 fn confirm_writer(
     judge: &Judge<'_>,
     transition: &Transition<'_>,
     own: &Claim,
-) -> io::Result<Result<u64, Contention>> {
+) -> io::Result<Result<Listing, Contention>> {
     let listing = judge.readers.list()?;
     if let Some(contention) = live_others(judge, &listing, own, true)? {
         return Ok(Err(contention));
@@ -481,7 +487,7 @@ fn confirm_writer(
         && listing.writers.contains(&own.name)
         && own.is_at_write()?
         && transition.is_ours()?;
-    Ok(if is_whole { Ok(number) } else { Err(Contention::Again) })
+    Ok(if is_whole { Ok(listing) } else { Err(Contention::Again) })
 }
 
 /// Claims the number by making its name: nobody else can, and nobody could before.
@@ -491,9 +497,10 @@ fn claim_number(readers: &Readers, number: u64) -> io::Result<()> {
 }
 
 /// The greatest number stays: the next one goes by it.
-fn remove_older_numbers(readers: &Readers, granted: Option<u64>) {
-    let (Some(granted), Ok(listing)) = (granted, readers.list()) else { return };
-    for number in listing.generations.into_iter().filter(|number| *number < granted) {
+fn remove_all_but_newest(readers: &Readers, mut numbers: Vec<u64>) {
+    numbers.sort_unstable();
+    numbers.pop();
+    for number in numbers {
         let name = generation_name(number);
         drop(readers.named(&name).and_then(names::remove));
     }
