@@ -256,7 +256,7 @@ def prepare(candidate: Candidate, peers: Path, scratch: Path) -> Ready:
         needed = ".".join(map(str, candidate.min_python))
         message = f"needs Python {needed} or newer"
         raise UnavailableError(message)
-    return Ready(candidate, folder=_installed(candidate.requirement, peers))
+    return Ready(candidate, folder=installed(candidate.requirement, peers))
 
 
 def _compiled(scratch: Path) -> Path:
@@ -271,7 +271,7 @@ def _compiled(scratch: Path) -> Path:
     return program
 
 
-def _installed(requirement: str, peers: Path) -> Path:
+def installed(requirement: str, peers: Path) -> Path:
     """Return the folder that has the requirement and nothing else.
 
     It gets its name only when pip is done, so an interrupted installation is never taken for a whole one.

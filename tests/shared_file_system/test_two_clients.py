@@ -21,16 +21,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from peers import LONG, Peer
-from turns import HEARTBEAT, THRESHOLD, numbers, overlaps, summary
+from turns import HEARTBEAT, MACHINE, MOUNTS, THRESHOLD, numbers, overlaps, summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
-MOUNTS = {"a": Path("/run/a"), "b": Path("/run/b")}
 SECONDS = float(os.environ.get("FERROLOCK_SECONDS", "20"))
 PEER = os.environ.get("FERROLOCK_PEER")
-MACHINE = ("unshare", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
 
 pytestmark = [
     pytest.mark.skipif(not Path("/run/b.pid").exists(), reason="this is for gluster.sh, which mounts two clients"),

@@ -6,10 +6,17 @@ import random
 import time
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+MOUNTS = {"a": Path("/run/a"), "b": Path("/run/b")}
+"""Of the two clients, made by `gluster.sh`."""
+
+MACHINE = ("unshare", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
+"""What a process is run by that is all of a machine, whose name a shell sets."""
 
 HEARTBEAT, THRESHOLD = 1.0, 4.0
 """Seconds. A client may be wrong for two about what another one has changed."""
@@ -35,7 +42,9 @@ def take_turns(kind: str, path: str, mode: str, timeout: float, seconds: float, 
     waits: list[int] = []
     timeouts = 0
     errors: dict[str, int] = {}
-    end = time.monotonic() + seconds
+    failed_after = None
+    begun = time.monotonic()
+    end = begun + seconds
     while time.monotonic() < end:
         asked = time.monotonic_ns()
         try:
@@ -51,8 +60,10 @@ def take_turns(kind: str, path: str, mode: str, timeout: float, seconds: float, 
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             errors[text] = errors.get(text, 0) + 1
+            failed_after = failed_after or time.monotonic() - begun
         time.sleep(rest * random.random() * 2)
-    return {"kind": kind, "mode": mode, "inside": inside, "waits": waits, "timeouts": timeouts, "errors": errors}
+    report = {"kind": kind, "mode": mode, "inside": inside, "waits": waits, "timeouts": timeouts, "errors": errors}
+    return {**report, "failed_after": failed_after}
 
 
 def overlaps(reports: list[Any]) -> int:
