@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.register_assert_rewrite("async_peers", "peers", "soft_peers")
+pytest.register_assert_rewrite("async_peers", "peers", "rw_pair_laws", "soft_peers")
 
 from async_peers import how, make  # noqa: E402, F401 - fixtures, of the tests of async locks
 from peers import Peer, ProcessContender, ThreadContender  # noqa: E402 - after the rewriting is ordered

@@ -1,15 +1,40 @@
-"""Contenders that read and write: processes with a ReadWriteLock of ours or of filelock's, or with SQLite itself."""
+"""What the tests of readers and writers share; among it processes that contend, with ferrolock, filelock or SQLite."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ferrolock import Timeout
 from peers import LONG, Peer, still_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
     from pathlib import Path
+
+    from ferrolock import AcquireReturnProxy
+    from ferrolock._read_write import ReadWriteLockBase
+
+    L = TypeVar("L", bound=ReadWriteLockBase)
+
+MODES = ["read", "write"]
+
+
+def acquire(lock: L, mode: str, *args: Any, **options: Any) -> AcquireReturnProxy[L]:
+    """Acquire in a mode."""
+    return lock.acquire_read(*args, **options) if mode == "read" else lock.acquire_write(*args, **options)
+
+
+def allowed_to(lock: ReadWriteLockBase) -> str:
+    """What may be done by this lock object, which nobody uses, right now: write, read or nothing."""
+    for mode in ("write", "read"):
+        try:
+            acquire(lock, mode, blocking=False).lock.release()
+        except Timeout:
+            continue
+        return mode
+    return "nothing"
+
 
 BY_PACKAGE = """
 def enter(path, mode, timeout):

@@ -119,9 +119,9 @@ def dead_record() -> bytes:
 
 def laws(*modules: ModuleType, without: set[str]) -> dict[str, Any]:
     """
-    The tests and fixtures of these modules, for a module that has `soft_instead` to collect them once more.
+    The tests and fixtures of these modules, for another one to collect them once more, with fixtures of its own.
 
-    :param without: the tests that are about kernel locks only
+    :param without: the tests that say something else there
     """
     fixture = type(pytest.fixture(lambda: None))
     found: dict[str, Any] = {}

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ferrolock import SoftReadWriteLock, Timeout
+from ferrolock import SoftReadWriteLock
 from peers import LONG
+from rw_peers import allowed_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ferrolock import AcquireReturnProxy
-
-MODES = ["read", "write"]
 SOFT_RW = "ferrolock.SoftReadWriteLock"
 
 
@@ -23,21 +21,9 @@ def other(path: Path, **options: Any) -> SoftReadWriteLock:
     return SoftReadWriteLock(path, is_singleton=False, **options)
 
 
-def acquire(lock: SoftReadWriteLock, mode: str, *args: Any, **options: Any) -> AcquireReturnProxy[SoftReadWriteLock]:
-    """Acquire in a mode."""
-    return lock.acquire_read(*args, **options) if mode == "read" else lock.acquire_write(*args, **options)
-
-
 def allowed(path: Path) -> str:
     """What somebody else may do right now: write, read or nothing."""
-    lock = other(path)
-    for mode in ("write", "read"):
-        try:
-            acquire(lock, mode, blocking=False).lock.release()
-        except Timeout:
-            continue
-        return mode
-    return "nothing"
+    return allowed_to(other(path))
 
 
 def folder_of(path: Path) -> Path:
@@ -61,18 +47,5 @@ def until(condition: Callable[[], bool], what: str = "waited in vain") -> None:
 
 
 def until_claimed(path: Path) -> None:
-    """Wait for a writer's claim that stays: the first attempt of a wait takes its own back before the next one."""
-    write = path.with_name(f"{path.name}.write")
-
-    def inode() -> int | None:
-        try:
-            return write.stat().st_ino
-        except FileNotFoundError:
-            return None
-
-    def is_there_to_stay() -> bool:
-        seen = inode()
-        time.sleep(0.05)
-        return seen is not None and seen == inode()
-
-    until(is_there_to_stay)
+    """Wait for a writer's claim."""
+    until(path.with_name(f"{path.name}.write").exists)

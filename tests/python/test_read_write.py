@@ -19,6 +19,7 @@ import pytest
 import ferrolock
 from ferrolock import AcquireReturnProxy, FileLock, ReadWriteLock, Timeout
 from peers import LONG, run_program, still_waits
+from rw_peers import MODES, acquire, allowed_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,17 +27,10 @@ if TYPE_CHECKING:
 
     from ferrolock._native import ModeContext
 
-MODES = ["read", "write"]
-
 
 def other(path: Path) -> ReadWriteLock:
     """A lock object of its own."""
     return ReadWriteLock(path, is_singleton=False)
-
-
-def acquire(lock: ReadWriteLock, mode: str, *args: Any, **options: Any) -> AcquireReturnProxy[ReadWriteLock]:
-    """Acquire in a mode."""
-    return lock.acquire_read(*args, **options) if mode == "read" else lock.acquire_write(*args, **options)
 
 
 def context(lock: ReadWriteLock, mode: str, *args: Any, **options: Any) -> ModeContext:
@@ -46,14 +40,7 @@ def context(lock: ReadWriteLock, mode: str, *args: Any, **options: Any) -> ModeC
 
 def allowed(path: Path) -> str:
     """What somebody else may do right now: write, read or nothing."""
-    lock = other(path)
-    for mode in ("write", "read"):
-        try:
-            acquire(lock, mode, blocking=False).lock.release()
-        except Timeout:
-            continue
-        return mode
-    return "nothing"
+    return allowed_to(other(path))
 
 
 LEFT = {"read": "read", "write": "nothing"}

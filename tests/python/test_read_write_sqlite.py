@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import rw_pair_laws
 from ferrolock import ReadWriteLock
 from peers import LONG, Peer, run_program
-from rw_peers import BY_PACKAGE, BY_SQLITE, OURS, Party, let_in
+from rw_peers import BY_PACKAGE, BY_SQLITE, OURS, Party
+from soft_peers import laws
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,27 +53,7 @@ def pair(request: pytest.FixtureRequest, ours: Party, sqlite: Party) -> Pair:
     return (ours, sqlite) if request.param == "ours inside" else (sqlite, ours)
 
 
-@pytest.mark.parametrize(
-    ("held", "asked", "is_let_in"),
-    [("read", "read", True), ("read", "write", False), ("write", "read", False), ("write", "write", False)],
-)
-def test_they_share_to_read_and_exclude_to_write(pair: Pair, held: str, asked: str, is_let_in: bool) -> None:
-    inside, comes = pair
-    for _ in range(2):
-        assert inside.enter(held)
-        assert comes.enter(asked) is is_let_in
-        if is_let_in:
-            comes.leave()
-        inside.leave()
-        assert comes.enter(asked)
-        comes.leave()
-
-
-@pytest.mark.parametrize(("held", "asked"), [("read", "write"), ("write", "read"), ("write", "write")])
-def test_who_waits_is_let_in(pair: Pair, held: str, asked: str) -> None:
-    inside, comes = pair
-    assert inside.enter(held)
-    let_in(comes.begin(asked), inside.leave)
+globals().update(laws(rw_pair_laws, without=set()))
 
 
 @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])

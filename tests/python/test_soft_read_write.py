@@ -23,7 +23,8 @@ import pytest
 import ferrolock
 from ferrolock import CompromiseReason, LeaseCompromise, ReadWriteLock, SoftReadWriteLock, Timeout
 from peers import LONG, run_program
-from soft_rw_peers import MODES, acquire, allowed, markers, other, until
+from rw_peers import MODES, acquire
+from soft_rw_peers import allowed, markers, other, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

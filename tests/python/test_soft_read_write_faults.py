@@ -14,8 +14,9 @@ import pytest
 
 import ferrolock
 from peers import LONG, Peer
+from rw_peers import MODES
 from soft_peers import LINUX, Call, Victim
-from soft_rw_peers import MODES, SOFT_RW, allowed, folder_of, markers, until
+from soft_rw_peers import SOFT_RW, allowed, folder_of, markers, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

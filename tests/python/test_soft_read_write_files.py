@@ -13,8 +13,9 @@ import pytest
 import ferrolock
 from ferrolock import SoftReadWriteLock, Timeout
 from peers import LONG, Peer, run_program
+from rw_peers import MODES, acquire
 from soft_peers import boot_id, host_field, record, start_token
-from soft_rw_peers import MODES, SOFT_RW, acquire, allowed, folder_of, markers, other, until_claimed
+from soft_rw_peers import SOFT_RW, allowed, folder_of, markers, other, until_claimed
 from test_tutorial import MARK, TUTORIAL, restore
 
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ferrolock
+import rw_pair_laws
 from peers import LONG, Peer
-from rw_peers import BY_PACKAGE, Party, let_in
+from rw_peers import BY_PACKAGE, Party
+from soft_peers import laws
 from soft_rw_peers import SOFT_RW, folder_of, markers, until
 
 if TYPE_CHECKING:
@@ -70,27 +72,7 @@ def pair(request: pytest.FixtureRequest, ours: Callable[..., Party], theirs: Cal
     return (ours(), theirs()) if request.param == "ours inside" else (theirs(), ours())
 
 
-@pytest.mark.parametrize(
-    ("held", "asked", "is_let_in"),
-    [("read", "read", True), ("read", "write", False), ("write", "read", False), ("write", "write", False)],
-)
-def test_they_share_to_read_and_exclude_to_write(pair: Pair, held: str, asked: str, is_let_in: bool) -> None:
-    inside, comes = pair
-    for _ in range(2):
-        assert inside.enter(held, LONG)
-        assert comes.enter(asked, LONG if is_let_in else 0.1) is is_let_in
-        if is_let_in:
-            comes.leave()
-        inside.leave()
-        assert comes.enter(asked, LONG)
-        comes.leave()
-
-
-@pytest.mark.parametrize(("held", "asked"), [("read", "write"), ("write", "read"), ("write", "write")])
-def test_who_waits_is_let_in(pair: Pair, held: str, asked: str) -> None:
-    inside, comes = pair
-    assert inside.enter(held, LONG)
-    let_in(comes.begin(asked), inside.leave)
+globals().update(laws(rw_pair_laws, without=set()))
 
 
 def test_a_writer_that_waits_keeps_the_others_readers_out_until_it_gives_up(

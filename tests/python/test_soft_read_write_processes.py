@@ -15,8 +15,9 @@ import ferrolock
 from ferrolock import LeaseCompromise, SoftReadWriteLock, Timeout
 from peer_program import in_child
 from peers import LONG, Peer, run_program, still_waits
+from rw_peers import MODES, acquire
 from soft_peers import LINUX, ROOT, host_field
-from soft_rw_peers import MODES, SOFT_RW, acquire, allowed, folder_of, markers, other, until, until_claimed
+from soft_rw_peers import SOFT_RW, allowed, folder_of, markers, other, until, until_claimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
