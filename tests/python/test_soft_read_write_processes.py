@@ -14,7 +14,7 @@ import pytest
 import ferrolock
 from ferrolock import LeaseCompromise, SoftReadWriteLock, Timeout
 from peer_program import in_child
-from peers import LONG, Peer, run_program, still_waits
+from peers import LONG, Peer, PeerError, run_program, still_waits
 from rw_peers import MODES, acquire
 from soft_peers import LINUX, ROOT, host_field
 from soft_rw_peers import SOFT_RW, allowed, folder_of, markers, other, until, until_claimed
@@ -347,15 +347,26 @@ def test_two_machines_evict_each_other_only_by_time(lock_path: Path, surrounded:
             left.run("lock.release()")
 
 
+OWN = ("--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+ABOUT = """
+import os, socket
+answer = socket.gethostname(), os.getpid(), *(os.readlink(f"/proc/self/ns/{kind}") for kind in ("uts", "net", "pid"))
+"""
+
+
 @LINUX
 @ROOT
-def test_machines_with_other_names_and_numbers_read_together_and_write_alone(
-    lock_path: Path, surrounded: Callable[..., Peer]
+@pytest.mark.parametrize("mode", MODES)
+def test_machines_with_names_numbers_and_networks_of_their_own(
+    lock_path: Path, surrounded: Callable[..., Peer], mode: str
 ) -> None:
-    own = ("--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-    one, two = (surrounded(*own, before=f"hostname {name}", lock=SOFT_RW) for name in ("one", "two"))
-    assert [peer.run("import os; answer = os.getpid()") for peer in (one, two)] == [1, 1]
-    hold(one, lock_path, "read", 0)
+    one = surrounded(*OWN, before="hostname one", lock=SOFT_RW)
+    # Not the first process of its machine.
+    two = surrounded(*OWN, before='hostname two && "$0" "$@"; exit', lock=SOFT_RW)
+    about = [peer.run(ABOUT) for peer in (one, two)]
+    assert all(first != second for first, second in zip(*about, strict=True)), about
+    # They read together, and who writes is alone.
+    hold(one, lock_path, "read")
     hold(two, lock_path, "read", 0)
     assert allowed(lock_path) == "read"
     one.run("lock.release()")
@@ -363,13 +374,26 @@ def test_machines_with_other_names_and_numbers_read_together_and_write_alone(
     until_claimed(lock_path)
     assert still_waits(write)
     assert allowed(lock_path) == "nothing"
+    # One hands over to the other, and back.
     two.run("lock.release()")
     write.result(LONG)
-    assert two.run("answer = lock_on(path).lock_file", path=lock_path) == str(lock_path)
-    with pytest.raises(Exception, match="Timeout"):
-        two.run("lock.acquire_read(0.05)")
-    one.run("lock.release()")
-    two.run("lock.acquire_read(0)")
+    for gives, takes in ((one, two), (two, one), (one, two)):
+        with pytest.raises(PeerError, match="Timeout"):
+            takes.run("lock.acquire_read(0.05)")
+        take = takes.begin_run("lock.acquire_write(9)")
+        assert still_waits(take)
+        gives.run("lock.release()")
+        take.result(LONG)
+    two.run("lock.release()")
+    # Who ends there is not known to be dead here, until its time is over.
+    hold(one, lock_path, mode, heartbeat_interval=0.2, stale_threshold=1)
+    begin = time.monotonic()
+    one.kill()
+    with pytest.raises(PeerError, match="Timeout"):
+        hold(two, lock_path, "write", 0.1, **QUICK)
+    hold(two, lock_path, "write", LONG, **QUICK)
+    assert time.monotonic() - begin > 0.7
+    assert markers(lock_path, "read") == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
