@@ -203,6 +203,9 @@ def test_a_heart_beats_on_after_failures(
         until(lambda: failures(record) == 5)
         before = marker.stat().st_mtime_ns
         until(lambda: marker.stat().st_mtime_ns > before)
+    calls = [line for line in record.read_text().splitlines() if "utimensat(" in line]
+    assert calls
+    assert all(line.count("UTIME_NOW") == 2 for line in calls), "the clock is the file system's"
     assert peer.run("answer = lock.compromise") is None
     peer.run("lock.release()")
     assert allowed(lock_path) == "write"

@@ -220,6 +220,22 @@ def test_a_holder_behind_a_frozen_client_loses_its_hold_and_is_told(machine: Cal
     check_that_it_was_told(cut_off, successor)
 
 
+def test_a_frozen_client_stops_no_heart_of_another_mount(machine: Callable[[str], Machine]) -> None:
+    both, contender = machine("a"), machine("b")
+    path = contender.path
+    both.make_lock()
+    both.run("frozen = lock\nfrozen.acquire_write()")
+    both.path = contender.path = path.with_name("y.lock")
+    both.make_lock()
+    contender.make_lock()
+    assert both.enter("write")
+    with frozen("a"):
+        assert contender.enter("read", timeout=2 * THRESHOLD) is None
+    assert not both.is_lost()
+    both.leave()
+    assert contender.enter("read")
+
+
 def check_that_all_were_served(reports: list[Any]) -> None:
     """Check that a timeout is the worst that anybody met, and that everybody had a tenth of the turns due to it."""
     for report in reports:
