@@ -22,7 +22,7 @@ use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::registry::{self, Held, LockId};
 use crate::sys::{self, FileId};
-use crate::wait::{self, Contended, First, Party, Patience, Request, Target, WaitsBy, Watch};
+use crate::wait::{self, Party, Patience, Target, WaitsBy, Watch};
 
 /// Whose holds a lock object tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,21 +170,6 @@ impl Lock {
             self.commit(owner, owner, guard);
         }
         Ok(())
-    }
-
-    /// Acquires the lock, or nests, without waiting for anybody. What it gives, where the lock is held by others, is for
-    /// a [`Deferred`](crate::wait::Deferred) of the same request to wait with.
-    ///
-    /// # Errors
-    /// As [`Lock::acquire`]: [`TimedOut`](ErrorKind::TimedOut) where one attempt was all that was asked for, and
-    /// [`Deadlock`](ErrorKind::Deadlock) where waiting would never end.
-    pub fn acquire_at_once(&self, request: &Request<'_>) -> Result<Option<Contended>, Error> {
-        match wait::first_attempt(self, request.party(Mode::Exclusive), request.path, request.patience)? {
-            First::Had(guard) => self.commit(request.owner, request.debtor, guard),
-            First::Nested => {}
-            First::Contended(contended) => return Ok(Some(contended)),
-        }
-        Ok(None)
     }
 
     /// Makes the lock that `guard` stands for a hold of `owner`'s, for whom `debtor` is not to wait.

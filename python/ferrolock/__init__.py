@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
     from ._compromise import CompromiseReason, LeaseCompromise
     from .asyncio import (
+        AsyncAcquireReadWriteReturnProxy,
         AsyncAcquireReturnProxy,
+        AsyncAcquireSoftReadWriteReturnProxy,
+        AsyncReadWriteLock,
         AsyncSoftFileLock,
+        AsyncSoftReadWriteLock,
         AsyncUnixFileLock,
         AsyncWindowsFileLock,
         BaseAsyncFileLock,
@@ -41,9 +45,13 @@ else:
     FileLock = WindowsFileLock if _native.MECHANISM == "LockFileEx" else UnixFileLock
 
     _LATE = {
+        "AsyncAcquireReadWriteReturnProxy": "asyncio.AsyncAcquireReadWriteReturnProxy",
         "AsyncAcquireReturnProxy": "asyncio.AsyncAcquireReturnProxy",
+        "AsyncAcquireSoftReadWriteReturnProxy": "asyncio.AsyncAcquireSoftReadWriteReturnProxy",
         "AsyncFileLock": f"asyncio.Async{FileLock.__name__}",
+        "AsyncReadWriteLock": "asyncio.AsyncReadWriteLock",
         "AsyncSoftFileLock": "asyncio.AsyncSoftFileLock",
+        "AsyncSoftReadWriteLock": "asyncio.AsyncSoftReadWriteLock",
         "AsyncUnixFileLock": "asyncio.AsyncUnixFileLock",
         "AsyncWindowsFileLock": "asyncio.AsyncWindowsFileLock",
         "BaseAsyncFileLock": "asyncio.BaseAsyncFileLock",
@@ -80,9 +88,13 @@ def install() -> None:
 
 __all__ = [
     "AcquireReturnProxy",
+    "AsyncAcquireReadWriteReturnProxy",
     "AsyncAcquireReturnProxy",
+    "AsyncAcquireSoftReadWriteReturnProxy",
     "AsyncFileLock",
+    "AsyncReadWriteLock",
     "AsyncSoftFileLock",
+    "AsyncSoftReadWriteLock",
     "AsyncUnixFileLock",
     "AsyncWindowsFileLock",
     "BaseAsyncFileLock",

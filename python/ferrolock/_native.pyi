@@ -18,6 +18,7 @@ __all__ = [
     "AcquireReturnProxy",
     "Deferred",
     "ModeContext",
+    "NativeDoor",
     "NativeLock",
     "NativeReadWriteLock",
     "__version__",
@@ -279,6 +280,22 @@ class NativeReadWriteLock:
     def _is_held_by_anyone(self) -> bool: ...
     def _is_held_at(self, path: str | os.PathLike[str]) -> bool: ...
 
+@disjoint_base
+class NativeDoor:
+    """The half of the locks of readers and writers for tasks that touches the core."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def _lead_to(self, lock: NativeReadWriteLock) -> None: ...
+    def _begin(
+        self, is_writer: bool, timeout: float | None, blocking: bool | None, is_inline: bool | None
+    ) -> Deferred | None: ...
+    def _unnest(self, force: bool) -> Any: ...
+    def _release(self, owner: Any, force: bool) -> None: ...
+    def _close(self) -> None: ...
+    def _is_quick(self) -> bool: ...
+    def _is_held_by_anyone(self) -> bool: ...
+    def _finalize(self) -> None: ...
+
 @final
 class ModeContext:
     """What ``read_lock()`` and ``write_lock()`` give: each ``with`` acquires and releases. Also a decorator."""
@@ -335,6 +352,10 @@ class Deferred:
 
     def accept(self) -> bool:
         """Make a hold of what was granted. False: not yet, for a release through this lock object is not over."""
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether a thread is still on its way out of the kernel's queue. The bell rings when that is over."""
 
     def withdraw(self) -> None:
         """End the wait, and give back what was granted."""

@@ -82,6 +82,11 @@ class Bell:
         self.deferred = deferred
         self.future: asyncio.Future[None] = loop.create_future()
 
+    async def heard(self) -> None:
+        """Wait until it has rung since this was last waited for."""
+        await self.future
+        self.future = self.future.get_loop().create_future()
+
     def ring(self) -> bool:
         """Have the task look at its news; called from any thread."""
         return self._post.put(self)
@@ -121,10 +126,12 @@ async def settle(
     However it ends otherwise, nothing is left of it.
     """
     is_inline = deferred.is_attempted
+    bell = None
     try:
-        if is_inline or not await off_loop(executor, deferred.attempt):
+        if not (deferred.is_granted if is_inline else await off_loop(executor, deferred.attempt)):
             deferred.ask(cancel_check, is_first=True)
-            await _wait(deferred, cancel_check)
+            bell = Bell(asyncio.get_running_loop(), deferred)
+            await _wait(deferred, bell, cancel_check)
         while not deferred.accept():  # noqa: ASYNC110 - another thread is in a system call, and has no event to give
             await asyncio.sleep(0.001)
     except GeneratorExit:
@@ -136,21 +143,34 @@ async def settle(
                 await off_loop(executor, deferred.withdraw)
         finally:
             deferred.withdraw()  # also where the executor does not do it any more; otherwise nothing is left to do
+        if bell is not None and deferred.is_leaving:
+            await _leave(deferred, bell)
         raise
 
 
-async def _wait(deferred: _native.Deferred, cancel_check: Callable[[], bool] | None) -> None:
-    loop = asyncio.get_running_loop()
-    bell = Bell(loop, deferred)
+async def _wait(deferred: _native.Deferred, bell: Bell, cancel_check: Callable[[], bool] | None) -> None:
     deferred.wait(bell)
     while True:
-        await bell.future
-        bell.future = loop.create_future()
+        await bell.heard()
         news = deferred.news()
         if news:
             return
         if news is False:
             deferred.ask(cancel_check)
+
+
+async def _leave(deferred: _native.Deferred, bell: Bell) -> None:
+    """
+    Let the thread that waits in the kernel come away from there, where it waits for nobody else.
+
+    It might be given the lock otherwise, and others would find it held by nobody. One that hangs is not waited for.
+    """
+    for _ in range(20):
+        await asyncio.wait([bell.future], timeout=0.005)
+        bell.future = bell.future.get_loop().create_future()
+        if not deferred.is_leaving:
+            return
+        deferred.withdraw()
 
 
 # A thread that nobody needs would make the interpreter warn of a fork; what cannot be told any more is not waited for.

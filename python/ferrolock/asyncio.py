@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Generic, TypeVar
 
 from . import _native
 from ._api import _DEFAULTS, BaseFileLock, FileLockMeta, _base_inits, _new
+from ._async_proxies import (
+    AsyncAcquireReadWriteReturnProxy,
+    AsyncAcquireReturnProxy,
+    AsyncAcquireSoftReadWriteReturnProxy,
+)
+from ._async_read_write import AsyncReadWriteLock, AsyncSoftReadWriteLock
 from ._soft import SoftFileLock
 from ._tasks import off_loop, settle
 from ._unix import UnixFileLock
@@ -22,27 +27,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from typing_extensions import Self
-
-L = TypeVar("L", bound="BaseAsyncFileLock")
-
-
-class AsyncAcquireReturnProxy(Generic[L]):
-    """The result of ``await acquire()``: leaves the lock when an ``async with`` on it ends; does not acquire again."""
-
-    __slots__ = ("lock",)
-
-    def __init__(self, lock: L) -> None:
-        self.lock = lock
-
-    async def __aenter__(self) -> L:
-        """Give the lock."""
-        return self.lock
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Release the lock once; an exception of the body goes on."""
-        await self.lock.release()
 
 
 class AsyncFileLockMeta(FileLockMeta):
@@ -258,8 +242,12 @@ class AsyncSoftFileLock(SoftFileLock, BaseAsyncFileLock):
 
 
 __all__ = [
+    "AsyncAcquireReadWriteReturnProxy",
     "AsyncAcquireReturnProxy",
+    "AsyncAcquireSoftReadWriteReturnProxy",
+    "AsyncReadWriteLock",
     "AsyncSoftFileLock",
+    "AsyncSoftReadWriteLock",
     "AsyncUnixFileLock",
     "AsyncWindowsFileLock",
     "BaseAsyncFileLock",

@@ -61,8 +61,8 @@ pub(crate) struct ThreadToken {
 
 /// Names the greenlet or task on which it lies.
 #[pyclass(frozen)]
-pub(crate) struct GreenletName {
-    owner: OwnerId,
+pub(crate) struct OwnerName {
+    pub(crate) owner: OwnerId,
 }
 
 fn greenlet_owner(greenlet: &Bound<'_, PyAny>) -> PyResult<OwnerId> {
@@ -76,12 +76,12 @@ fn greenlet_owner(greenlet: &Bound<'_, PyAny>) -> PyResult<OwnerId> {
 pub(crate) fn named_owner(who: &Bound<'_, PyAny>) -> PyResult<OwnerId> {
     let name = &known(who.py())?.names.owner;
     if let Some(named) = who.getattr_opt(name)? {
-        if let Ok(named) = named.cast::<GreenletName>() {
+        if let Ok(named) = named.cast::<OwnerName>() {
             return Ok(named.get().owner);
         }
     }
     let owner = OwnerId::unique();
-    who.setattr(name, GreenletName { owner })?;
+    who.setattr(name, OwnerName { owner })?;
     Ok(owner)
 }
 

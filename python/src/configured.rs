@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use ferrolock::mechanism::Holder;
 use ferrolock::{Error, ErrorKind, Lock, Patience, Released, Scope};
@@ -14,12 +13,9 @@ use crate::errors;
 use crate::given::{Given, UnusablePath, fspath, usable_path};
 use crate::lock::NativeLock;
 use crate::options;
+use crate::quickness::Quickness;
 use crate::settings::SettingsCell;
 use crate::watch::{Needs, PythonWatch};
-
-const UNKNOWN: u8 = 0;
-const QUICK: u8 = 1;
-const SLOW: u8 = 2;
 
 /// A lock object of the core, and what Python wants to know of it.
 pub(crate) struct Configured {
@@ -27,8 +23,7 @@ pub(crate) struct Configured {
     pub(crate) scope: Scope,
     pub(crate) lock_file: Py<PyAny>,
     path: Result<PathBuf, UnusablePath>,
-    /// Whether calls on the path are answered by this machine, as far as this lock object knows.
-    is_quick: AtomicU8,
+    quickness: Quickness,
     pub(crate) mode: Option<u32>,
     pub(crate) settings: SettingsCell,
     pub(crate) thread_local: Py<PyAny>,
@@ -68,7 +63,7 @@ impl Configured {
         Ok(Self {
             lock: Arc::new(Lock::new(given.mechanism(mode)?, scope)),
             scope,
-            is_quick: AtomicU8::new(UNKNOWN),
+            quickness: Quickness::default(),
             lock_file: lock_file.clone().unbind(),
             path: usable_path(lock_file)?,
             mode,
@@ -94,27 +89,14 @@ impl Configured {
 
     /// Whether calls on the path come back soon, as far as is known without asking.
     pub(crate) fn is_known_quick(&self) -> bool {
-        match self.is_quick.load(Ordering::Relaxed) {
-            UNKNOWN => {
-                let known = self.path.as_deref().ok().and_then(ferrolock::is_known_quick);
-                if let Some(is_quick) = known {
-                    self.note_quickness(is_quick);
-                }
-                known == Some(true)
-            }
-            known => known == QUICK,
-        }
+        self.path.as_deref().is_ok_and(|path| self.quickness.is_known_of(path))
     }
 
     /// Finds out whether they do. That can take any time.
     pub(crate) fn learn_quickness(&self) {
-        if let (UNKNOWN, Ok(path)) = (self.is_quick.load(Ordering::Relaxed), &self.path) {
-            self.note_quickness(ferrolock::learn_quickness(path));
+        if let Ok(path) = &self.path {
+            self.quickness.learn_of(path);
         }
-    }
-
-    fn note_quickness(&self, is_quick: bool) {
-        self.is_quick.store(if is_quick { QUICK } else { SLOW }, Ordering::Relaxed);
     }
 
     pub(crate) fn acquire_detached(

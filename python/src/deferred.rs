@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrolock::{Contended, ErrorKind, News, OwnerId, Patience, Request, Scope, Unmet};
+use ferrolock::{ErrorKind, News, OwnerId, Patience, Request, Scope, Unmet};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -23,15 +23,58 @@ use crate::options;
 /// The weak reference to the object whose `ring()` wakes the task, from when there is one.
 type Bell = Arc<PyOnceLock<Py<PyWeakrefReference>>>;
 
+/// What a task asks for: a lock object, as Python knows it.
+pub(crate) trait Asked: Send + Sync {
+    /// The lock object, as the log names it, and its path, as it was given.
+    fn named<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, &Py<PyAny>)>;
+
+    /// Finds out whether calls on its path come back soon.
+    fn learn_quickness(&self);
+
+    /// Sees to what there is to say and to do when `owner` has come to hold it; where that fails, it is released.
+    fn is_held(&self, py: Python<'_>, owner: OwnerId) -> PyResult<()>;
+
+    /// The error of an acquisition, where one attempt was all that was asked for or not, and the log told of it.
+    fn refused(&self, py: Python<'_>, reason: Unmet, is_once: bool) -> PyErr;
+
+    /// The error of a wait that `cancel_check` has ended.
+    fn cancelled(&self, py: Python<'_>) -> PyErr;
+}
+
 /// An acquisition of a task that was not over at once.
 ///
 /// It holds nothing that leads back to the task: the bell is a weak reference.
 #[pyclass(frozen, module = "ferrolock._native")]
 pub(crate) struct Deferred {
-    lock: Py<NativeLock>,
+    asked: Box<dyn Asked>,
     waiter: ferrolock::Deferred,
     bell: Bell,
     is_attempted: bool,
+}
+
+/// Begins an acquisition by the waiter that `make` makes, to which the bell belongs. None: it is held now; otherwise there
+/// is more to do.
+///
+/// With `is_inline` an attempt is made on this thread.
+pub(crate) fn begin(
+    py: Python<'_>,
+    asked: Box<dyn Asked>,
+    is_inline: bool,
+    make: impl FnOnce(Box<dyn Fn() -> bool + Send + Sync>) -> ferrolock::Deferred,
+) -> PyResult<Option<Deferred>> {
+    let bell = Bell::new(PyOnceLock::new());
+    let waiter = make(Box::new({
+        let bell = Arc::clone(&bell);
+        move || ring(&bell)
+    }));
+    let deferred = Deferred { asked, waiter, bell, is_attempted: is_inline };
+    if is_inline {
+        let attempted = py.detach(|| deferred.waiter.attempt());
+        if attempted.map_err(|reason| deferred.refused(py, *reason))? && deferred.accept(py)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(deferred))
 }
 
 fn ring(bell: &Bell) -> bool {
@@ -42,23 +85,19 @@ fn ring(bell: &Bell) -> bool {
     rung.flatten().unwrap_or(false)
 }
 
-/// The error of an acquisition by a task.
-fn unmet(lock: &Bound<'_, NativeLock>, this: &Configured, unmet: Unmet) -> PyErr {
-    let lock_file = this.lock_file.bind(lock.py());
-    if unmet.error.kind() == ErrorKind::Deadlock {
-        return PyRuntimeError::new_err(format!(
-            "Deadlock: lock '{lock_file}' is already held by a different BaseAsyncFileLock instance in this task. Use \
-             is_singleton=True to enable reentrant locking across instances."
-        ));
-    }
-    Failure::Core(Box::new(unmet.error), unmet.holder).into_py(lock, lock_file)
+/// The error of a wait of a task for itself.
+pub(crate) fn deadlock(lock_file: &Bound<'_, PyAny>, class: &str) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "Deadlock: lock '{lock_file}' is already held by a different {class} instance in this task. Use \
+         is_singleton=True to enable reentrant locking across instances."
+    ))
 }
 
 /// The task that is running.
 ///
 /// # Errors
 /// `RuntimeError` where there is no event loop of asyncio's kind.
-fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static CURRENT_TASK: Once = Once::new();
     let look_up = || Ok(py.import("asyncio.tasks")?.getattr("current_task")?.unbind());
     let current_task = CURRENT_TASK.get_or_make(py, look_up)?;
@@ -89,18 +128,63 @@ fn parties(py: Python<'_>, this: &Configured) -> PyResult<(OwnerId, OwnerId)> {
     Ok((owner, debtor))
 }
 
-/// Says what there is to say after an acquisition; where that fails, the lock is released.
-fn tell(lock: &Bound<'_, NativeLock>, this: &Configured, owner: OwnerId) -> PyResult<()> {
-    let py = lock.py();
-    let told = tell_notices(py).and_then(|()| match logging::log(lock.as_any(), &this.lock_file)? {
-        Some(log) => log.debug("Lock %s acquired on %s"),
-        None => Ok(()),
-    });
-    if told.is_err() {
-        // The caller sees an exception, so it must not have the lock.
-        drop(py.detach(|| this.lock.release(owner, false)));
+impl Asked for Py<NativeLock> {
+    fn named<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, &Py<PyAny>)> {
+        Ok((self.bind(py).as_any().clone(), &self.get().configured()?.lock_file))
     }
-    told
+
+    fn learn_quickness(&self) {
+        if let Ok(this) = self.get().configured() {
+            this.learn_quickness();
+        }
+    }
+
+    fn is_held(&self, py: Python<'_>, owner: OwnerId) -> PyResult<()> {
+        let this = self.get().configured()?;
+        let told = tell_notices(py).and_then(|()| match logging::log(self.bind(py), &this.lock_file)? {
+            Some(log) => log.debug("Lock %s acquired on %s"),
+            None => Ok(()),
+        });
+        if told.is_err() {
+            // The caller sees an exception, so it must not have the lock.
+            drop(py.detach(|| this.lock.release(owner, false)));
+        }
+        told
+    }
+
+    fn refused(&self, py: Python<'_>, reason: Unmet, is_once: bool) -> PyErr {
+        let this = match self.get().configured() {
+            Ok(this) => this,
+            Err(error) => return error,
+        };
+        let (lock, lock_file) = (self.bind(py), this.lock_file.bind(py));
+        if reason.error.kind() == ErrorKind::Deadlock {
+            return deadlock(lock_file, "BaseAsyncFileLock");
+        }
+        let is_late = matches!(reason.error.kind(), ErrorKind::TimedOut(_));
+        let error = Failure::Core(Box::new(reason.error), reason.holder).into_py(lock, lock_file);
+        if !is_late {
+            return error;
+        }
+        let message = if is_once {
+            "Failed to immediately acquire lock %s on %s"
+        } else {
+            "Timeout on acquiring lock %s on %s"
+        };
+        match logging::log(lock, &this.lock_file) {
+            Ok(Some(log)) => log.debug(message).err().unwrap_or(error),
+            Ok(None) => error,
+            Err(raised) => raised,
+        }
+    }
+
+    fn cancelled(&self, py: Python<'_>) -> PyErr {
+        let build = || {
+            let class = self.bind(py).getattr("_timeout_error")?;
+            Ok(errors::cancelled(&class, self.get().configured()?.lock_file.bind(py)))
+        };
+        build().unwrap_or_else(|error: PyErr| error)
+    }
 }
 
 /// Begins to acquire `lock` for the running task. None: it is held now; otherwise there is more to do.
@@ -133,7 +217,7 @@ pub(crate) fn begin_acquire(
     let timeout = options::patience(settings.timeout_seconds, settings.blocking)?;
     let (owner, debtor) = parties(py, this)?;
     if this.lock.nest(owner) {
-        return tell(lock, this, owner).map(|()| None);
+        return lock.as_unbound().is_held(py, owner).map(|()| None);
     }
     let path = this.path()?;
     let log = logging::log(lock.as_any(), &this.lock_file)?;
@@ -143,64 +227,15 @@ pub(crate) fn begin_acquire(
     let poll_interval = Duration::from_secs_f64(settings.poll_interval_seconds);
     let patience = Patience { timeout, poll_interval, lifetime: settings.lifetime() };
     let request = Request { owner, debtor, path, patience };
-    let is_attempted = is_inline.unwrap_or_else(|| this.is_known_quick());
-    let contended = if is_attempted {
-        match py.detach(|| attempt_at_once(this, &request)) {
-            Ok(None) => return tell(lock, this, owner).map(|()| None),
-            Ok(Some(contended)) => Some(contended),
-            Err(error) => return Err(refused(lock, this, settings.blocking, *error)),
-        }
-    } else {
-        None
-    };
-    let bell = Bell::new(PyOnceLock::new());
-    let waiter = ferrolock::Deferred::for_lock(
-        Arc::clone(&this.lock),
-        &request,
-        contended,
-        has_questions || log.is_some(),
-        Box::new({
-            let bell = Arc::clone(&bell);
-            move || ring(&bell)
-        }),
-    );
-    Ok(Some(Deferred { lock: lock.clone().unbind(), waiter, bell, is_attempted }))
-}
-
-fn attempt_at_once(this: &Configured, request: &Request<'_>) -> Result<Option<Contended>, Box<Unmet>> {
-    this.lock.acquire_at_once(request).map_err(|error| {
-        let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
-        let holder = if is_late { this.lock.holder(error.path()) } else { None };
-        Box::new(Unmet { error, holder })
+    let is_inline = is_inline.unwrap_or_else(|| this.is_known_quick());
+    begin(py, Box::new(lock.clone().unbind()), is_inline, |bell| {
+        ferrolock::Deferred::for_lock(Arc::clone(&this.lock), &request, has_questions || log.is_some(), bell)
     })
-}
-
-/// The error of an acquisition, and the log told of it.
-fn refused(lock: &Bound<'_, NativeLock>, this: &Configured, blocking: bool, reason: Unmet) -> PyErr {
-    let is_late = matches!(reason.error.kind(), ErrorKind::TimedOut(_));
-    let error = unmet(lock, this, reason);
-    if !is_late {
-        return error;
-    }
-    let message = if blocking {
-        "Timeout on acquiring lock %s on %s"
-    } else {
-        "Failed to immediately acquire lock %s on %s"
-    };
-    match logging::log(lock.as_any(), &this.lock_file) {
-        Ok(Some(log)) => log.debug(message).err().unwrap_or(error),
-        Ok(None) => error,
-        Err(raised) => raised,
-    }
 }
 
 impl Deferred {
     fn refused(&self, py: Python<'_>, reason: Unmet) -> PyErr {
-        let lock = self.lock.bind(py);
-        match lock.get().configured() {
-            Ok(this) => refused(lock, this, !self.waiter.is_once(), reason),
-            Err(error) => error,
-        }
+        self.asked.refused(py, reason, self.waiter.is_once())
     }
 }
 
@@ -214,10 +249,9 @@ impl Deferred {
 
     /// Makes one attempt, on a thread that may block: True, there is something to accept.
     fn attempt(&self, py: Python<'_>) -> PyResult<bool> {
-        let this = self.lock.get().configured()?;
         let attempted = py.detach(|| {
             let attempted = self.waiter.attempt();
-            this.learn_quickness();
+            self.asked.learn_quickness();
             attempted
         });
         attempted.map_err(|reason| self.refused(py, *reason))
@@ -243,15 +277,14 @@ impl Deferred {
     /// Asks `cancel_check`, and raises `Timeout` if it is true; tells the log that the wait goes on.
     #[pyo3(signature = (cancel_check, *, is_first=false))]
     fn ask(&self, py: Python<'_>, cancel_check: Option<&Bound<'_, PyAny>>, is_first: bool) -> PyResult<()> {
-        let lock = self.lock.bind(py);
-        let this = lock.get().configured()?;
-        let log = || logging::log(lock.as_any(), &this.lock_file);
+        let (lock, lock_file) = self.asked.named(py)?;
+        let log = || logging::log(&lock, lock_file);
         if let Some(cancel_check) = cancel_check {
             if call::call0(cancel_check)?.is_truthy()? {
                 if let Some(log) = log()? {
                     log.debug("Cancellation requested for lock %s on %s")?;
                 }
-                return Err(errors::cancelled(&lock.getattr("_timeout_error")?, this.lock_file.bind(py)));
+                return Err(self.asked.cancelled(py));
             }
         }
         let pause = self.waiter.pause();
@@ -266,10 +299,8 @@ impl Deferred {
 
     /// Makes a hold of what was granted. False: not yet, for a release through this lock object is not over.
     fn accept(&self, py: Python<'_>) -> PyResult<bool> {
-        let lock = self.lock.bind(py);
-        let this = lock.get().configured()?;
         match py.detach(|| self.waiter.accept()) {
-            Ok(true) => tell(lock, this, self.waiter.owner()).map(|()| true),
+            Ok(true) => self.asked.is_held(py, self.waiter.owner()).map(|()| true),
             Ok(false) => Ok(false),
             Err(error) => Err(self.refused(py, Unmet { error, holder: None })),
         }
@@ -278,6 +309,12 @@ impl Deferred {
     /// Ends the wait, and gives back what was granted.
     fn withdraw(&self, py: Python<'_>) {
         py.detach(|| self.waiter.withdraw());
+    }
+
+    /// Whether a thread is still on its way out of the kernel's queue. The bell rings when that is over.
+    #[getter]
+    fn is_leaving(&self) -> bool {
+        self.waiter.is_leaving()
     }
 
     /// Whether there is something to accept, or to give back.

@@ -8,6 +8,7 @@ mod call;
 mod caller;
 mod configured;
 mod deferred;
+mod door;
 mod errors;
 mod given;
 mod known;
@@ -18,6 +19,7 @@ mod mode_context;
 mod once;
 mod options;
 mod proxy;
+mod quickness;
 mod read_write;
 mod settings;
 mod watch;
@@ -49,11 +51,13 @@ fn canonical_path(py: Python<'_>, path: std::path::PathBuf) -> PyResult<std::ffi
 mod _native {
     use pyo3::prelude::*;
 
-    use super::caller::{GreenletName, ThreadToken};
+    use super::caller::{OwnerName, ThreadToken};
     use super::settings::Settings;
 
     #[pymodule_export]
     use super::deferred::{Deferred, begin_acquire, end_idle_porters, end_waits, is_quick, release_all};
+    #[pymodule_export]
+    use super::door::NativeDoor;
     #[pymodule_export]
     use super::lock::NativeLock;
     #[pymodule_export]
@@ -82,7 +86,7 @@ mod _native {
     fn prepare(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         ferrolock::watch_forks();
-        let _types = (py.get_type::<ThreadToken>(), py.get_type::<GreenletName>(), py.get_type::<Settings>());
+        let _types = (py.get_type::<ThreadToken>(), py.get_type::<OwnerName>(), py.get_type::<Settings>());
         let _more = (py.get_type::<ModeContext>(), py.get_type::<NativeReadWriteLock>());
         crate::known::look_up(py)
     }

@@ -1,11 +1,11 @@
 //! The native base class of the locks of readers and writers.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ferrolock::mechanism::{ByteRangeLock, Mode, expect_record_locks};
+use ferrolock::mechanism::{ByteRangeLock, Mechanism, Mode, expect_record_locks};
 use ferrolock::{Error, ErrorKind, Patience, ReadWrite, Timeout};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -24,15 +24,15 @@ use crate::proxy::AcquireReturnProxy;
 use crate::watch::{Needs, PythonWatch};
 
 /// A lock object of the core, and what Python wants to know of it.
-struct Configured {
-    lock: ReadWrite,
-    lock_file: Py<PyAny>,
+pub(crate) struct Configured {
+    pub(crate) lock: Arc<ReadWrite>,
+    pub(crate) lock_file: Py<PyAny>,
     /// Where `lock_file` led to when the lock object was made.
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     timeout_seconds: AtomicU64,
     is_blocking: AtomicBool,
     poll_seconds: AtomicU64,
-    lease: Option<Lease>,
+    pub(crate) lease: Option<Lease>,
 }
 
 /// The half of `ReadWriteLock` and `SoftReadWriteLock` that touches the core.
@@ -48,7 +48,7 @@ pub(crate) struct NativeReadWriteLock {
 
 /// Tells the core where Python's SQLite is in the process: the locks of that one go with any close of its files.
 /// Asked at every call, for it may be imported at any time.
-fn note_record_locks(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn note_record_locks(py: Python<'_>) -> PyResult<()> {
     let known = known(py)?;
     if known.modules.bind(py).contains(&known.names.sqlite)? {
         expect_record_locks();
@@ -76,7 +76,7 @@ fn patience(timeout_seconds: f64, is_blocking: bool) -> PyResult<Timeout> {
 }
 
 impl NativeReadWriteLock {
-    fn configured(&self) -> PyResult<&Configured> {
+    pub(crate) fn configured(&self) -> PyResult<&Configured> {
         self.configured.get().ok_or_else(|| {
             PyRuntimeError::new_err("the lock is not initialized: __init__ of its base class was not called")
         })
@@ -93,17 +93,7 @@ impl NativeReadWriteLock {
         if slf.get().is_finalizing.load(Ordering::SeqCst) {
             return Err(PyRuntimeError::new_err("the lock object is being finalized"));
         }
-        let timeout_seconds = match timeout {
-            Some(value) => options::timeout(value)?,
-            None => this.timeout_seconds(),
-        };
-        let is_blocking =
-            blocking.map_or_else(|| Ok(this.is_blocking.load(Ordering::Relaxed)), options::blocking)?;
-        let patience = Patience {
-            timeout: patience(timeout_seconds, is_blocking)?,
-            poll_interval: Duration::from_secs_f64(this.poll_seconds()),
-            lifetime: None,
-        };
+        let patience = this.patience(timeout, blocking)?;
         let caller = acquirer(py)?;
         note_record_locks(py)?;
         let mut watch = PythonWatch {
@@ -130,16 +120,22 @@ impl NativeReadWriteLock {
         };
         match (acquired, watch.error) {
             (Ok(()), _) => {
-                if let Some(lease) = &this.lease {
-                    // Whoever drops what he holds by mistake believes that he holds it, and here the next one is let in
-                    // on another machine.
-                    lease.monitor.keep(Box::new(slf.clone().unbind()));
-                }
+                Self::keep(slf, this);
                 Ok(AcquireReturnProxy::new(slf.clone().into_any().unbind()))
             }
-            (Err(Failure::Core(error, holder)), None) => Err(refusal(slf, this, mode, &error)
+            (Err(Failure::Core(error, holder)), None) => Err(refusal(slf.as_any(), this, mode, &error)
                 .unwrap_or_else(|| errors::from_core(py, this.lock_file.bind(py), &error, holder))),
             (Err(Failure::Python(error)), None) | (Err(_), Some(error)) => Err(error),
+        }
+    }
+
+    /// Keeps a lease's lock object until the hold is over.
+    ///
+    /// Whoever drops what he holds by mistake believes that he holds it, and here the next one is let in on another
+    /// machine.
+    pub(crate) fn keep(slf: &Bound<'_, Self>, this: &Configured) {
+        if let Some(lease) = &this.lease {
+            lease.monitor.keep(Box::new(slf.clone().unbind()));
         }
     }
 
@@ -154,6 +150,25 @@ impl NativeReadWriteLock {
 }
 
 impl Configured {
+    /// The patience of one acquisition, as it was asked for; None takes the lock's own.
+    pub(crate) fn patience(
+        &self,
+        timeout: Option<&Bound<'_, PyAny>>,
+        blocking: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Patience> {
+        let timeout_seconds = match timeout {
+            Some(value) => options::timeout(value)?,
+            None => self.timeout_seconds(),
+        };
+        let is_blocking =
+            blocking.map_or_else(|| Ok(self.is_blocking.load(Ordering::Relaxed)), options::blocking)?;
+        Ok(Patience {
+            timeout: patience(timeout_seconds, is_blocking)?,
+            poll_interval: Duration::from_secs_f64(self.poll_seconds()),
+            lifetime: None,
+        })
+    }
+
     fn timeout_seconds(&self) -> f64 {
         f64::from_bits(self.timeout_seconds.load(Ordering::Relaxed))
     }
@@ -167,13 +182,8 @@ impl Configured {
     }
 }
 
-/// What filelock says of what a lock object refuses.
-fn refusal(
-    slf: &Bound<'_, NativeReadWriteLock>,
-    this: &Configured,
-    mode: Mode,
-    error: &Error,
-) -> Option<PyErr> {
+/// What filelock says of what a lock object refuses; `slf` was asked.
+pub(crate) fn refusal(slf: &Bound<'_, PyAny>, this: &Configured, mode: Mode, error: &Error) -> Option<PyErr> {
     let (lock_file, id) = (this.lock_file.bind(slf.py()), slf.as_ptr() as usize);
     let cannot = |why: String| {
         PyRuntimeError::new_err(format!(
@@ -287,25 +297,25 @@ impl NativeReadWriteLock {
         let given = usable_path(&lock_file)?.map_err(UnusablePath::error)?;
         let path = py.detach(|| ferrolock::path::canonical(&given));
         let path = path.map_err(|error| errors::from_io(py, &error, given.as_os_str()))?;
-        let (lock, lease) = match mechanism {
+        let (mechanism, lease) = match mechanism {
             "lease" => {
                 let given =
                     lease::Given { heartbeat_interval, stale_threshold, poll_interval, on_compromise };
                 let (lease, mechanism) = Lease::new(&given, &lock_file)?;
-                (ReadWrite::new(mechanism), Some(lease))
+                (mechanism, Some(lease))
             }
             "byte_range" => {
                 let mechanism = ByteRangeLock::default();
                 let prepared = py.detach(|| mechanism.prepare(&path));
                 prepared.map_err(|error| errors::from_core(py, &lock_file, &error, None))?;
-                (ReadWrite::new(Box::new(mechanism)), None)
+                (Box::new(mechanism) as Box<dyn Mechanism>, None)
             }
             unknown => return Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),
         };
         let poll_seconds =
             lease.as_ref().map_or(options::DEFAULT_POLL_INTERVAL_SECONDS, |lease| lease.seconds.poll);
         let configured = Configured {
-            lock,
+            lock: Arc::new(ReadWrite::new(mechanism)),
             lease,
             lock_file: lock_file.unbind(),
             path,
@@ -378,7 +388,7 @@ impl NativeReadWriteLock {
         });
         match released {
             Ok(_) => Ok(()),
-            Err(error) => Err(refusal(slf, this, Mode::Exclusive, &error)
+            Err(error) => Err(refusal(slf.as_any(), this, Mode::Exclusive, &error)
                 .unwrap_or_else(|| errors::from_core(py, this.lock_file.bind(py), &error, None))),
         }
     }

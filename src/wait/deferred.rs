@@ -12,6 +12,7 @@
 //! | `Offered` | the lock is there | nothing | accept, withdraw |
 //! | `Nested` | the lock object was held, and has one level more | nothing | accept, withdraw |
 //! | `Failed` | the wait is over | nothing | look |
+//! | `Leaving` | withdrawn, but a thread still asks for what only this one wanted | tell when that is over | withdraw, which hurries it |
 //! | `Over` | accepted, withdrawn, looked at; or inherited by a forked child | nothing | nothing |
 //!
 //! The stage changes under a mutex of its own. Whoever takes the content out of it has it: a lock is neither given to
@@ -33,7 +34,7 @@ use crate::fork::ForkMutex;
 use crate::hold::Lock;
 use crate::mechanism::{Attempt, Guard, Holder, Mode};
 use crate::owner::OwnerId;
-use crate::read_write::ReadWrite;
+use crate::read_write::Door;
 use crate::sys::FileId;
 use crate::time::{Deadline, Timeout};
 
@@ -102,6 +103,7 @@ pub(super) enum Stage {
     Offered(Box<dyn Guard>),
     Nested,
     Failed(Box<Unmet>),
+    Leaving(Arc<Key>),
 }
 
 impl Entry {
@@ -115,6 +117,33 @@ impl Entry {
         Ok(())
     }
 
+    /// What a lock that was got for this waiter is to it.
+    pub(super) fn receive(&self, guard: Box<dyn Guard>) -> Stage {
+        match self.target.receive(self.party, guard) {
+            Ok(Some(guard)) => Stage::Offered(guard),
+            Ok(None) => Stage::Nested,
+            Err(kind) => Stage::Failed(Error::new(kind, "lock", &self.path).with_absolute_path().into()),
+        }
+    }
+
+    /// Ends the wait with `outcome`, and tells the waiter. What nobody hears of goes back; but a lock that is no hold yet
+    /// can be given to the next, and is returned.
+    pub(super) fn conclude(&self, outcome: Stage) -> Result<(), Option<Box<dyn Guard>>> {
+        let untold = match self.settle(outcome) {
+            Ok(()) if self.ring() => return Ok(()),
+            // Nobody heard it; but somebody may have withdrawn, and given it back.
+            Ok(()) => self.take(),
+            // It has just ended its wait.
+            Err(outcome) => outcome,
+        };
+        match untold {
+            Stage::Offered(guard) => return Err(Some(guard)),
+            Stage::Nested => self.give_back(),
+            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) | Stage::Leaving(_) => {}
+        }
+        Err(None)
+    }
+
     /// Takes out whatever there is.
     pub(super) fn take(&self) -> Stage {
         mem::take(&mut *self.stage.lock())
@@ -124,7 +153,12 @@ impl Entry {
     pub(super) fn file(&self) -> Option<FileId> {
         match &*self.stage.lock() {
             Stage::Waiting(contended) => contended.file,
-            Stage::Over | Stage::Idle(_) | Stage::Offered(_) | Stage::Nested | Stage::Failed(_) => None,
+            Stage::Over
+            | Stage::Idle(_)
+            | Stage::Offered(_)
+            | Stage::Nested
+            | Stage::Failed(_)
+            | Stage::Leaving(_) => None,
         }
     }
 
@@ -157,12 +191,46 @@ impl Entry {
     }
 
     pub(super) fn withdraw(&self) {
-        match self.take() {
-            Stage::Waiting(contended) => desk::leave(&contended.key, self),
+        let taken = {
+            let mut stage = self.stage.lock();
+            let next = match &*stage {
+                Stage::Waiting(Contended { key, .. }) | Stage::Leaving(key) => {
+                    Stage::Leaving(Arc::clone(key))
+                }
+                Stage::Over | Stage::Idle(_) | Stage::Offered(_) | Stage::Nested | Stage::Failed(_) => {
+                    Stage::Over
+                }
+            };
+            mem::replace(&mut *stage, next)
+        };
+        match taken {
+            Stage::Waiting(contended) => {
+                if !desk::leave(&contended.key, self) {
+                    self.leave_off();
+                }
+            }
+            Stage::Leaving(key) => desk::hurry(&key),
             // Explicitly: a copy of the descriptor that was made behind our back would keep the lock.
             Stage::Offered(guard) => drop(guard.release()),
             Stage::Nested => self.give_back(),
             Stage::Over | Stage::Idle(_) | Stage::Failed(_) => {}
+        }
+    }
+
+    /// Nothing is left of it any more.
+    fn leave_off(&self) -> bool {
+        let mut stage = self.stage.lock();
+        let is_leaving = matches!(*stage, Stage::Leaving(_));
+        if is_leaving {
+            *stage = Stage::Over;
+        }
+        is_leaving
+    }
+
+    /// Tells the waiter, who has withdrawn, that nothing is left of it.
+    pub(super) fn has_left(&self) {
+        if self.leave_off() {
+            let _or_nobody_waits_for_that = self.ring();
         }
     }
 
@@ -180,17 +248,11 @@ impl Entry {
     pub(super) fn expire(&self, key: &Key, is_first: bool) {
         let attempt = if is_first { self.last_attempt(key) } else { None };
         let outcome = match attempt {
-            Some(guard) => Stage::Offered(guard),
+            Some(guard) => self.receive(guard),
             None => Stage::Failed(Box::new(self.timed_out(self.file(), key))),
         };
-        match self.settle(outcome) {
-            Ok(()) => {
-                if !self.ring() {
-                    self.withdraw();
-                }
-            }
-            Err(Stage::Offered(guard)) => drop(guard.release()),
-            Err(_) => {}
+        if let Err(Some(guard)) = self.conclude(outcome) {
+            drop(guard.release());
         }
     }
 
@@ -212,38 +274,31 @@ impl Entry {
 }
 
 impl Deferred {
-    /// A waiter for `lock`, which has found it `contended` or has made no attempt yet. Its time begins to run.
+    /// A waiter for `lock`. Its time begins to run.
     ///
     /// `bell` is called by other threads, and must neither block for long nor wait for who calls this waiter; `false`:
     /// nobody will ever look, so the waiter may be withdrawn. With `has_questions` it rings every poll interval.
     #[must_use]
-    pub fn for_lock(
-        lock: Arc<Lock>,
-        request: &Request<'_>,
-        contended: Option<Contended>,
-        has_questions: bool,
-        bell: Bell,
-    ) -> Self {
-        Self::new(lock, request, Mode::Exclusive, contended, has_questions, bell)
+    pub fn for_lock(lock: Arc<Lock>, request: &Request<'_>, has_questions: bool, bell: Bell) -> Self {
+        Self::new(lock, request, Mode::Exclusive, has_questions, bell)
     }
 
     /// A waiter that wants to read or to write.
     #[must_use]
-    pub fn for_read_write(
-        lock: Arc<ReadWrite>,
+    pub fn for_door(
+        door: Arc<Door>,
         request: &Request<'_>,
         mode: Mode,
         has_questions: bool,
         bell: Bell,
     ) -> Self {
-        Self::new(lock, request, mode, None, has_questions, bell)
+        Self::new(door, request, mode, has_questions, bell)
     }
 
     fn new(
         target: Arc<dyn Target>,
         request: &Request<'_>,
         mode: Mode,
-        contended: Option<Contended>,
         has_questions: bool,
         bell: Bell,
     ) -> Self {
@@ -258,14 +313,15 @@ impl Deferred {
             is_asked: AtomicBool::new(false),
             stage: ForkMutex::new(),
         };
-        *entry.stage.lock() = Stage::Idle(contended);
+        *entry.stage.lock() = Stage::Idle(None);
         Self { entry: Arc::new(entry) }
     }
 
     /// One attempt, without waiting: `true`, there is something to accept. To be called before [`Deferred::wait`].
     ///
     /// # Errors
-    /// As [`Lock::acquire_at_once`].
+    /// As [`Lock::acquire`](crate::Lock::acquire): [`TimedOut`](ErrorKind::TimedOut) where one attempt was all that was
+    /// asked for, and [`Deadlock`](ErrorKind::Deadlock) where waiting would never end.
     pub fn attempt(&self) -> Result<bool, Box<Unmet>> {
         let entry = &*self.entry;
         let first = first_attempt(&*entry.target, entry.party, &entry.path, entry.patience);
@@ -275,7 +331,15 @@ impl Deferred {
             Box::new(Unmet { error, holder })
         })?;
         let (stage, is_had) = match first {
-            First::Had(guard) => (Stage::Offered(guard), true),
+            First::Had(guard) => match entry.receive(guard) {
+                Stage::Failed(unmet) => return Err(unmet),
+                had @ (Stage::Offered(_)
+                | Stage::Nested
+                | Stage::Over
+                | Stage::Idle(_)
+                | Stage::Waiting(_)
+                | Stage::Leaving(_)) => (had, true),
+            },
             First::Nested => (Stage::Nested, true),
             First::Contended(contended) => (Stage::Idle(Some(contended)), false),
         };
@@ -289,7 +353,7 @@ impl Deferred {
         match stage {
             Stage::Offered(guard) => drop(guard.release()),
             Stage::Nested => entry.give_back(),
-            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) => {}
+            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) | Stage::Leaving(_) => {}
         }
         Ok(false)
     }
@@ -364,15 +428,23 @@ impl Deferred {
                 entry.target.commit_for(entry.party, guard).map(|()| true).map_err(refused)
             }
             Stage::Nested => Ok(true),
-            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) => {
+            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) | Stage::Leaving(_) => {
                 Err(refused(ErrorKind::Cancelled))
             }
         }
     }
 
-    /// Ends the wait, and gives back what it has been granted. Nothing is left of it then.
+    /// Ends the wait, and gives back what it has been granted. Nothing is left of it then, unless it [is
+    /// leaving](Self::is_leaving), which calling again hurries.
     pub fn withdraw(&self) {
         self.entry.withdraw();
+    }
+
+    /// Whether it has withdrawn, and a thread is still on its way out of the kernel's queue, where it waits for nobody
+    /// else. The bell rings when that is over.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        matches!(*self.entry.stage.lock(), Stage::Leaving(_))
     }
 
     /// The time to the next question, or to the end of the wait if that comes first.

@@ -19,6 +19,7 @@ use super::crew::{At, Sleeper, Task, Thread};
 use super::deferred::{Entry, Stage};
 use super::porter;
 use super::request::Target;
+use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
 use crate::mechanism::{Family, Guard, Manners, Mode, Terms};
@@ -71,6 +72,8 @@ struct Desk {
     /// Those that no porter serves, the oldest first.
     unserved: VecDeque<Arc<Key>>,
     threads: Vec<Thread>,
+    /// Those who have withdrawn and are to be told when nothing is asked for any more that only they wanted.
+    leaving: Vec<(Arc<Key>, Arc<Entry>)>,
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +176,8 @@ pub(super) fn enqueue(key: &Arc<Key>, entry: Arc<Entry>) -> io::Result<()> {
     if let Some(sleeper) = sleeper {
         sleeper.rouse();
     }
+    // What they are leaving is wanted again.
+    say_farewell(key);
     if is_new {
         hire().inspect_err(|error| {
             leave(key, &own);
@@ -244,43 +249,101 @@ fn fail(entry: &Entry, error: Error) {
     }
 }
 
-/// Takes a waiter out of its line, if it is still there.
-pub(super) fn leave(key: &Arc<Key>, entry: &Entry) {
+/// Takes a waiter out of its line, if it is still there. Says whether something is still asked for that only it wanted; then
+/// it is [told](Entry::has_left) when that is over.
+pub(super) fn leave(key: &Arc<Key>, entry: &Entry) -> bool {
     let (left, sleeper) = {
         let mut desk = DESK.lock();
-        let Some(line) = desk.lines.get_mut(key) else { return };
+        let desk = &mut *desk;
+        let Some(line) = desk.lines.get_mut(key) else { return false };
         let is_it = |waiting: &Waiting| std::ptr::eq(Arc::as_ptr(&waiting.entry), entry);
-        let Some(index) = line.waiters.iter().position(is_it) else { return };
+        let Some(index) = line.waiters.iter().position(is_it) else { return false };
         let mode = entry.party.mode;
         let left = line.waiters.remove(index);
         let front = line.waiters.front().map(|waiting| waiting.entry.party.mode);
         // Nobody is left, or who is first now wants something else: what is being waited for is of no use.
         let is_other = index == 0 && front != Some(mode);
-        (left, if is_other { desk.server(key) } else { None })
+        let sleeper = if is_other { desk.server(key) } else { None };
+        if let (Some(left), true) = (&left, sleeper.is_some()) {
+            desk.leaving.push((Arc::clone(key), Arc::clone(&left.entry)));
+        }
+        (left, sleeper)
     };
     drop(left);
+    sleeper.inspect(Sleeper::rouse).is_some()
+}
+
+/// Wakes who sees to the line, for somebody who is leaving it.
+pub(super) fn hurry(key: &Arc<Key>) {
+    let sleeper = DESK.lock().server(key);
     if let Some(sleeper) = sleeper {
         sleeper.rouse();
     }
 }
 
-/// Gives a lock that was got for the line `key` to the first who takes it, or back.
+/// Tells those who are leaving that nothing is asked for any more that only they wanted.
+pub(super) fn say_farewell(key: &Arc<Key>) {
+    say_farewells(|leaving| leaving == key);
+}
+
+/// The same for all lines but those that are `kept` by the thread that polls, and those that have a porter.
+pub(super) fn say_farewells_but_to(is_kept: impl Fn(&Arc<Key>) -> bool) {
+    let served: Vec<_> = {
+        let desk = DESK.lock();
+        let at = desk.threads.iter().map(|thread| &thread.at);
+        at.filter_map(|at| if let At::Serving(key) = at { Some(Arc::clone(key)) } else { None }).collect()
+    };
+    say_farewells(|leaving| !is_kept(leaving) && !served.contains(leaving));
+}
+
+fn say_farewells(is_meant: impl Fn(&Arc<Key>) -> bool) {
+    let gone: Vec<_> = {
+        let mut desk = DESK.lock();
+        if desk.leaving.is_empty() {
+            return;
+        }
+        let (gone, stay) = std::mem::take(&mut desk.leaving).into_iter().partition(|(key, _)| is_meant(key));
+        desk.leaving = stay;
+        gone
+    };
+    for (_, entry) in gone {
+        entry.has_left();
+    }
+}
+
+/// Gives a lock that was got for the line `key` to the first who takes it, or back. The readers behind a reader have their
+/// turn with it, where they share its hold.
 pub(super) fn offer(key: &Arc<Key>, mode: Mode, guard: Box<dyn Guard>) {
     let mut guard = guard;
     while let Some(entry) = next_for(key, mode) {
-        guard = match entry.settle(Stage::Offered(guard)) {
-            Ok(()) if entry.ring() => return,
-            // Nobody heard it; but somebody may have withdrawn, and given it back.
-            Ok(()) => match entry.take() {
-                Stage::Offered(guard) => guard,
-                Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Nested | Stage::Failed(_) => return,
-            },
-            // It has just ended its wait.
-            Err(Stage::Offered(guard)) => guard,
-            Err(_) => return,
+        guard = match entry.conclude(entry.receive(guard)) {
+            Ok(()) if mode == Mode::Shared => return let_in_readers(key),
+            Ok(()) | Err(None) => return,
+            Err(Some(guard)) => guard,
         };
     }
     drop(guard.release());
+}
+
+fn let_in_readers(key: &Arc<Key>) {
+    while let Some(entry) = first_of(key).filter(|entry| entry.party.mode == Mode::Shared) {
+        if entry.target.join_for(entry.party) != Nesting::Nested {
+            return;
+        }
+        forget(key, &entry);
+        // Whoever does not hear of it has given it back, and the others share what is left, if anything is.
+        let _or_untold = entry.conclude(Stage::Nested);
+    }
+}
+
+/// Takes a waiter out of its line, if it is still there, and tells nobody.
+fn forget(key: &Arc<Key>, entry: &Arc<Entry>) {
+    let _dropped_when_unlocked = {
+        let mut desk = DESK.lock();
+        let Some(line) = desk.lines.get_mut(key) else { return };
+        let index = line.waiters.iter().position(|waiting| Arc::ptr_eq(&waiting.entry, entry));
+        index.and_then(|index| line.waiters.remove(index))
+    };
 }
 
 /// Takes the first of the line out of it, if it wants what there is.
@@ -320,6 +383,15 @@ pub(super) fn wants(key: &Arc<Key>, mode: Mode) -> bool {
     let desk = DESK.lock();
     let first = desk.lines.get(key).and_then(|line| line.waiters.front());
     first.is_some_and(|waiting| waiting.entry.party.mode == mode)
+}
+
+/// Whether it will still, when the waits that are due have ended.
+pub(super) fn will_want(key: &Arc<Key>, mode: Mode) -> bool {
+    let desk = DESK.lock();
+    let mut waiters = desk.lines.get(key).into_iter().flat_map(|line| &line.waiters);
+    waiters
+        .find(|waiting| !waiting.entry.has_expired())
+        .is_some_and(|waiting| waiting.entry.party.mode == mode)
 }
 
 /// Ends the waits that are due and lets questions be asked. Says when to come again.
@@ -503,6 +575,7 @@ pub fn end_waits() {
         let mut desk = DESK.lock();
         desk.lines.values_mut().map(|line| std::mem::take(&mut line.waiters)).collect()
     };
+    say_farewells(|_| true);
     lines.into_iter().flatten().for_each(|waiting| drop(waiting.entry.take()));
     end_idle_within(LAST_PATIENCE);
 }

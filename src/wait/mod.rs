@@ -19,8 +19,8 @@ use backoff::Backoff;
 
 pub use deferred::{Deferred, News, Unmet};
 pub use desk::{end_idle_porters, end_waits};
-pub use request::{Contended, Request};
-pub(crate) use request::{First, Party, Target, first_attempt};
+pub use request::Request;
+pub(crate) use request::{Party, Target};
 
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};

@@ -33,17 +33,17 @@ pub(super) fn work(id: LockId) {
     loop {
         match desk::next_task(id) {
             Task::Serve(key) => {
-                rounds = Rounds::default();
+                rounds.end();
                 while panic::catch_unwind(|| serve(id, &key)).is_err() {
                     desk::fail_first(&key, panicked(&key));
                 }
             }
             Task::Poll => thread::park_timeout(rounds.make()),
             Task::Rest(pause) => {
-                rounds = Rounds::default();
+                rounds.end();
                 thread::park_timeout(pause);
             }
-            Task::End => return,
+            Task::End => return rounds.end(),
         }
     }
 }
@@ -56,7 +56,11 @@ fn panicked(key: &Key) -> Error {
 /// Waits for the line `key` as long as there is anybody in it.
 fn serve(id: LockId, key: &Arc<Key>) {
     let owner = OwnerId::unique();
-    while let Some(first) = desk::first(key) {
+    loop {
+        // Here nothing is asked for and no place is held: whoever has ended his wait meanwhile is told now.
+        let next = desk::see_to(key);
+        desk::say_farewell(key);
+        let Some(first) = desk::first(key) else { break };
         let mode = first.party.mode;
         let nest = || {
             if desk::wants(key, mode) { Nesting::No } else { Nesting::Refused(ErrorKind::Cancelled) }
@@ -72,7 +76,7 @@ fn serve(id: LockId, key: &Arc<Key>) {
             lifetime: key.lifetime,
             nest: &nest,
         };
-        let mut watch = Duty { key, next: desk::see_to(key) };
+        let mut watch = Duty { key, mode, next };
         match super::wait(first.file(), None, &waiter, &mut watch) {
             Ok(Outcome::Acquired(guard)) => desk::offer(key, mode, guard),
             Ok(
@@ -85,18 +89,32 @@ fn serve(id: LockId, key: &Arc<Key>) {
             Err(error) => desk::fail_first(key, error),
         }
     }
+    // From now on nobody can leave the line, for it is no more.
+    desk::say_farewell(key);
 }
 
 /// What a porter sees to while it waits.
 struct Duty<'a> {
     key: &'a Arc<Key>,
+    mode: Mode,
     next: Instant,
+}
+
+impl Duty<'_> {
+    /// Sees to what is due; but whoever is the last to want what is being waited for is told of his end when the place in
+    /// the kernel's queue has been left.
+    fn see_to(&mut self) -> ControlFlow<Stop> {
+        if !desk::will_want(self.key, self.mode) {
+            return ControlFlow::Break(Stop::Cancelled);
+        }
+        self.next = desk::see_to(self.key);
+        ControlFlow::Continue(())
+    }
 }
 
 impl Watch for Duty<'_> {
     fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
-        self.next = desk::see_to(self.key);
-        ControlFlow::Continue(())
+        self.see_to()
     }
 
     fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
@@ -105,7 +123,7 @@ impl Watch for Duty<'_> {
             thread::park_timeout(pause.min(left));
         }
         if pause.is_zero() || Instant::now() >= self.next {
-            self.next = desk::see_to(self.key);
+            return self.see_to();
         }
         ControlFlow::Continue(())
     }
@@ -122,6 +140,7 @@ impl Watch for Duty<'_> {
 /// What the thread that polls knows of the lines.
 #[derive(Default)]
 struct Rounds {
+    are_made: bool,
     lines: HashMap<Arc<Key>, Polled>,
 }
 
@@ -135,9 +154,11 @@ struct Polled {
 impl Rounds {
     /// One attempt for each line for which it is time. Says how long the pause to the next round is.
     fn make(&mut self) -> Duration {
+        self.are_made = true;
         let lines = desk::unserved();
         let present: HashSet<_> = lines.iter().map(|line| &line.key).collect();
         self.lines.retain(|key, _| present.contains(key));
+        desk::say_farewells_but_to(|key| self.lines.contains_key(key));
         let leisure = LEISURE * u32::try_from(lines.len()).unwrap_or(u32::MAX);
         let now = Instant::now();
         let mut next = now + BACKSTOP;
@@ -145,11 +166,16 @@ impl Rounds {
             let longest = line.first.patience.poll_interval.min(super::FAR).max(leisure);
             let new = || Polled { backoff: Backoff::new(longest), next: now, bid: None };
             let polled = self.lines.entry(Arc::clone(&line.key)).or_insert_with(new);
+            if !desk::will_want(&line.key, line.first.party.mode) {
+                polled.bid = None;
+            }
             let look = match line.next_look {
                 Some(look) if look > now => look,
                 Some(_) | None => desk::see_to(&line.key),
             };
             if polled.next <= now {
+                polled.drop_bid_unless_for(line.first.party.mode);
+                desk::say_farewell(&line.key);
                 polled.attempt(line);
                 polled.next = Instant::now() + polled.backoff.next();
             }
@@ -157,9 +183,21 @@ impl Rounds {
         }
         next.saturating_duration_since(Instant::now()).max(SHORTEST_ROUND.max(leisure / 16))
     }
+
+    /// Withdraws what was published.
+    fn end(&mut self) {
+        self.lines.clear();
+        if std::mem::take(&mut self.are_made) {
+            desk::say_farewells_but_to(|_| false);
+        }
+    }
 }
 
 impl Polled {
+    fn drop_bid_unless_for(&mut self, mode: Mode) {
+        self.bid = self.bid.take().filter(|(bid_for, _)| *bid_for == mode);
+    }
+
     fn attempt(&mut self, line: &Unserved) {
         let mode = line.first.party.mode;
         let attempt = panic::catch_unwind(AssertUnwindSafe(|| self.try_acquire(line, mode)));
@@ -181,7 +219,7 @@ impl Polled {
     fn try_acquire(&mut self, line: &Unserved, mode: Mode) -> Result<Attempt, Error> {
         let mechanism = line.first.target.mechanism();
         let terms = desk::hasty(&line.first);
-        if self.bid.as_ref().is_none_or(|(bid_for, _)| *bid_for != mode) {
+        if self.bid.is_none() {
             self.bid = mechanism.bid(&line.key.path, terms).map(|bid| (mode, bid));
         }
         match &mut self.bid {

@@ -415,22 +415,29 @@ pub(super) fn wait(
         if let Some(outcome) = waiter.ended_otherwise(file) {
             return Ok(outcome);
         }
+        let mut has_called = false;
         if questions.are_due() {
+            has_called = true;
             if let ControlFlow::Break(stop) = ticket.away(|| questions.ask(waiter, watch)) {
                 return Ok(Outcome::Stopped(stop));
             }
         }
         let now = Instant::now();
         if now >= next_signal_check {
-            next_signal_check = now + watch.look_every();
+            has_called = true;
             if let ControlFlow::Break(stop) = ticket.away(|| watch.pause(Duration::ZERO)) {
                 return Ok(Outcome::Stopped(stop));
             }
+            next_signal_check = now + watch.look_every();
         }
         if ticket.is_inherited() {
             // A callback forked, and this is the child: it has no part in its parent's queue.
             ticket = Queue::join(waiter.path, waiter.lock);
             head = None;
+            continue;
+        }
+        if has_called {
+            // Whatever ends the wait may have come about meanwhile.
             continue;
         }
         let Some(left) = waiter.deadline.remaining() else {

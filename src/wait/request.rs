@@ -55,6 +55,17 @@ pub(crate) trait Target: fmt::Debug + Send + Sync {
     /// Counts one level more, if it is held so that this party has a share in it.
     fn nest_for(&self, party: Party) -> Nesting;
 
+    /// Counts a reader in among those who read, if it came to its turn with them.
+    fn join_for(&self, party: Party) -> Nesting {
+        self.nest_for(party)
+    }
+
+    /// What the queue has got for this party: `Some` is offered, to be committed by the party itself; `None` is a hold
+    /// already, of one level. Where that is refused, the lock goes back. Called by whoever may block.
+    fn receive(&self, _party: Party, guard: Box<dyn Guard>) -> Result<Option<Box<dyn Guard>>, ErrorKind> {
+        Ok(Some(guard))
+    }
+
     /// Makes the lock that `guard` stands for a hold. Where that is refused, the lock goes back.
     fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind>;
 
@@ -75,7 +86,7 @@ pub(crate) enum First {
 
 /// What a first attempt in vain leaves for the wait.
 #[derive(Debug, Clone)]
-pub struct Contended {
+pub(crate) struct Contended {
     pub(super) file: Option<FileId>,
     pub(super) key: Arc<Key>,
 }
@@ -101,10 +112,14 @@ pub(crate) fn first_attempt(
     if may_wait && desk::is_any() {
         let key = key()?;
         if let Some(first) = desk::first_of(&key) {
-            let is_there = |&file: &FileId| sys::is_at(&key.path, file).unwrap_or(false);
+            let is_there =
+                |&file: &FileId| first.file() == Some(file) || sys::is_at(&key.path, file).unwrap_or(false);
             let own = registry::held_elsewhere(target.id(), party.debtor).into_iter().find(is_there);
-            refuse_deadlock(target, party, patience, own, path)?;
-            return Ok(First::Contended(Contended { file: first.file(), key }));
+            // Who reads the file already reads it once more past those who wait for him.
+            if own.is_none() || party.mode == Mode::Exclusive {
+                refuse_deadlock(target, party, patience, own, path)?;
+                return Ok(First::Contended(Contended { file: first.file(), key }));
+            }
         }
     }
     let asker = Asker {

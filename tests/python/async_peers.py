@@ -118,15 +118,23 @@ def threads() -> int:
 
 
 @contextmanager
-def nothing_left(make: Maker, path: Path) -> Iterator[None]:
-    """Check that neither descriptors nor threads are left over, and that the lock is free."""
+def no_more_threads_than_now() -> Iterator[None]:
+    """Check that none is left over."""
     _native.end_idle_porters()
-    open_before = len(descriptors(path)) if path.exists() else 0
     before = threads()
     yield
     _native.end_idle_porters()
     deadline = time.monotonic() + LONG
-    while (len(descriptors(path)) if path.exists() else 0) > open_before or threads() > before:
-        assert time.monotonic() < deadline, f"left: {descriptors(path)}, {threads() - before} threads"
+    while threads() > before:
+        assert time.monotonic() < deadline, f"left: {threads() - before} threads"
         time.sleep(0.001)
+
+
+@contextmanager
+def nothing_left(make: Maker, path: Path) -> Iterator[None]:
+    """Check that neither descriptors nor threads are left over, and that the lock is free."""
+    open_before = len(descriptors(path)) if path.exists() else 0
+    with no_more_threads_than_now():
+        yield
+    assert (len(descriptors(path)) if path.exists() else 0) <= open_before, f"left: {descriptors(path)}"
     assert make.is_free(path) == (open_before == 0)

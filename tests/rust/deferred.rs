@@ -6,10 +6,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism, Mode};
-use ferrolock::{
-    Contended, Deferred, Error, ErrorKind, Lock, News, OwnerId, ReadWrite, Request, Scope, Timeout,
-};
+use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
+use ferrolock::{Deferred, Error, ErrorKind, Lock, News, OwnerId, Request, Scope, Timeout};
 
 use crate::contender::Overlap;
 use crate::mechanisms::{Faulty, NoLock, Step};
@@ -39,7 +37,7 @@ impl Task {
         let request = request(owner, place, timeout);
         let (bell, rung) = mpsc::channel();
         let bell = Box::new(move || is_heard.load(Ordering::SeqCst) && bell.send(()).is_ok());
-        let waiter = Deferred::for_lock(Arc::clone(&lock), &request, None, has_questions, bell);
+        let waiter = Deferred::for_lock(Arc::clone(&lock), &request, has_questions, bell);
         Self { lock, owner, waiter, rung }
     }
 
@@ -107,14 +105,21 @@ fn request(owner: OwnerId, place: &Place, timeout: Timeout) -> Request<'_> {
     Request { owner, debtor: owner, path: &place.path, patience: patience(timeout) }
 }
 
-fn at_once(lock: &Lock, place: &Place) -> Result<Option<Contended>, Error> {
-    lock.acquire_at_once(&request(OwnerId::unique(), place, Timeout::Never))
+/// Whether somebody new gets the lock, or a share, at the first attempt.
+fn at_once(lock: &Arc<Lock>, place: &Place) -> Result<bool, Error> {
+    at_once_for(OwnerId::unique(), lock, place)
+}
+
+fn at_once_for(owner: OwnerId, lock: &Arc<Lock>, place: &Place) -> Result<bool, Error> {
+    let request = request(owner, place, Timeout::Never);
+    let waiter = Deferred::for_lock(Arc::clone(lock), &request, false, Box::new(|| true));
+    if waiter.attempt().map_err(|unmet| unmet.error)? { waiter.accept() } else { Ok(false) }
 }
 
 /// A lock object that holds the lock.
 fn holder(place: &Place) -> Checked<Arc<Lock>> {
     let lock = kernel();
-    assert!(at_once(&lock, place)?.is_none(), "nobody has it");
+    assert!(at_once(&lock, place)?, "nobody has it");
     Ok(lock)
 }
 
@@ -128,7 +133,7 @@ fn waiters_get_the_lock_in_their_order() -> Checked {
         let place = Place::new()?;
         let new = || Arc::new(Lock::new(mechanism(), Scope::Shared));
         let holder = new();
-        assert!(at_once(&holder, &place)?.is_none());
+        assert!(at_once(&holder, &place)?);
         let mut tasks = Vec::new();
         for _ in 0..5 {
             tasks.push(Task::of(new(), &place, Timeout::Never, false).waits()?);
@@ -142,7 +147,7 @@ fn waiters_get_the_lock_in_their_order() -> Checked {
             }
             task.release()?;
         }
-        until("the lock is free", || Ok(at_once(&holder, &place)?.is_none()))?;
+        until("the lock is free", || Ok(at_once(&holder, &place)?))?;
     }
     Ok(())
 }
@@ -151,7 +156,7 @@ fn waiters_get_the_lock_in_their_order() -> Checked {
 fn a_lock_that_does_not_lock_is_noticed() -> Checked {
     let place = Place::new()?;
     let new = || Arc::new(Lock::new(Box::new(NoLock), Scope::Shared));
-    assert!(at_once(&new(), &place)?.is_none());
+    assert!(at_once(&new(), &place)?);
     match Task::of(new(), &place, Timeout::Never, false).waits() {
         Err(error) if error.is::<Overlap>() => Ok(()),
         Err(error) => Err(error),
@@ -376,53 +381,14 @@ fn a_wait_for_oneself_is_refused() -> Checked {
     let place = Place::new()?;
     let [held, other] = [kernel(), kernel()];
     let me = OwnerId::unique();
-    assert!(held.acquire_at_once(&request(me, &place, Timeout::Never))?.is_none());
-    let refused = other.acquire_at_once(&request(me, &place, Timeout::Never));
-    assert_eq!(refused.map_err(|error| error.kind()).map(|_| ()), Err(ErrorKind::Deadlock));
+    assert!(at_once_for(me, &held, &place)?);
+    let refused = at_once_for(me, &other, &place);
+    assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::Deadlock));
     // The same behind somebody who waits already, and without an attempt.
     let _waiting = Task::new(&place).waits()?;
-    let refused = other.acquire_at_once(&request(me, &place, Timeout::Never));
-    assert_eq!(refused.map_err(|error| error.kind()).map(|_| ()), Err(ErrorKind::Deadlock));
-    let stranger = other.acquire_at_once(&request(OwnerId::unique(), &place, Timeout::Never))?;
-    assert!(stranger.is_some());
-    Ok(())
-}
-
-#[test]
-fn the_same_queue_serves_readers_and_writers() -> Checked {
-    let place = Place::new()?;
-    let holder = holder(&place)?;
-    let reading = |mode| {
-        let lock = Arc::new(ReadWrite::new(Box::new(KernelLock::default())));
-        let owner = OwnerId::unique();
-        let (bell, rung) = mpsc::channel();
-        let bell = Box::new(move || bell.send(()).is_ok());
-        let waiter = Deferred::for_read_write(
-            Arc::clone(&lock),
-            &request(owner, &place, Timeout::Never),
-            mode,
-            false,
-            bell,
-        );
-        (lock, owner, waiter, rung)
-    };
-    let waiters = [Mode::Shared, Mode::Exclusive, Mode::Shared].map(reading);
-    for (_, _, waiter, _) in &waiters {
-        assert!(!waiter.attempt().map_err(|unmet| unmet.error)?);
-        waiter.wait().map_err(|unmet| unmet.error)?;
-    }
-    let [(_, _, reader, _), (lock, owner, writer, rung), (closing, _, _, closed)] = &waiters;
-    reader.withdraw();
-    closing.close()?;
-    closed.recv_timeout(LONG)?;
-    holder.release_all()?;
-    rung.recv_timeout(LONG)?;
-    assert!(matches!(writer.news(), News::Granted));
-    assert!(writer.accept()?);
-    assert_eq!(lock.held_by(*owner), Some((Mode::Exclusive, 1)));
-    let (_, _, last, _) = &waiters[2];
-    let News::Failed(unmet) = last.news() else { return Err("a closed lock object was not told of".into()) };
-    assert_eq!(unmet.error.kind(), ErrorKind::Closed);
+    let refused = at_once_for(me, &other, &place);
+    assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::Deadlock));
+    assert!(!at_once(&other, &place)?);
     Ok(())
 }
 

@@ -13,14 +13,21 @@
 //! A hold that was lost (a lease that others took for a dead holder's) takes no level more until it is released.
 //!
 //! What cannot come true is refused and not waited for: a reader that wants to write would wait for itself, and threads
-//! that want to exclude each other need lock objects of their own.
+//! that want to exclude each other need lock objects of their own. Tasks come in through a [`Door`], and wait
+//! for each other.
 //!
 //! The state changes under a mutex, and no system call and nothing of the caller's runs while it is locked.
+
+mod door;
+mod levels;
 
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+pub use door::Door;
+use levels::{Hold, Levels, Phase, State, Step, Whose};
 
 use crate::asking::{Answer, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
@@ -30,7 +37,7 @@ use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::OwnerId;
 use crate::registry::{self, Held, LockId};
 use crate::sys;
-use crate::wait::{self, Party, Patience, Target, WaitsBy, Watch};
+use crate::wait::{self, Patience, WaitsBy, Watch};
 
 /// A lock object of readers and writers: a mechanism, and the one hold that its owners have through it.
 ///
@@ -42,72 +49,6 @@ pub struct ReadWrite {
     /// Not in the state: a closed lock object is closed in a forked child too.
     is_closed: AtomicBool,
     state: ForkMutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    phase: Phase,
-    /// Those in the wait loop.
-    waiting: Vec<OwnerId>,
-}
-
-#[derive(Debug, Default)]
-enum Phase {
-    #[default]
-    Free,
-    Busy,
-    Held(Hold),
-}
-
-#[derive(Debug)]
-struct Hold {
-    guard: Box<dyn Guard>,
-    mode: Mode,
-    /// One for each owner. There is at least one, and for a writer only one.
-    levels: Vec<Levels>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Levels {
-    owner: OwnerId,
-    depth: u32,
-}
-
-impl Hold {
-    fn of(&mut self, owner: OwnerId) -> Option<&mut Levels> {
-        self.levels.iter_mut().find(|levels| levels.owner == owner)
-    }
-
-    /// Counts `owner` in, and says whether it is new to this hold.
-    fn join(&mut self, owner: OwnerId, mode: Mode) -> Result<bool, ErrorKind> {
-        if self.guard.is_lost() {
-            return Err(ErrorKind::Compromised);
-        }
-        let held = self.mode;
-        match (self.of(owner), held, mode) {
-            (Some(levels), Mode::Shared, Mode::Shared) | (Some(levels), Mode::Exclusive, Mode::Exclusive) => {
-                levels.depth += 1;
-                Ok(false)
-            }
-            (Some(_), Mode::Shared, Mode::Exclusive) => Err(ErrorKind::Upgrade),
-            (Some(_), Mode::Exclusive, Mode::Shared) => Err(ErrorKind::Downgrade),
-            (None, Mode::Shared, Mode::Shared) => {
-                self.levels.push(Levels { owner, depth: 1 });
-                Ok(true)
-            }
-            (None, Mode::Shared, Mode::Exclusive) | (None, Mode::Exclusive, _) => {
-                Err(ErrorKind::HeldByAnother(held))
-            }
-        }
-    }
-}
-
-/// What is to be done, outside the mutex, to release.
-enum Step {
-    Nothing,
-    /// An owner has no level any more, others have.
-    Forget(OwnerId),
-    Unlock(Hold),
 }
 
 impl ReadWrite {
@@ -133,7 +74,7 @@ impl ReadWrite {
     ) -> Result<(), Error> {
         fork::notice_fork();
         let refused = |kind| Error::new(kind, "lock", path).with_absolute_path();
-        match self.nest(owner, mode) {
+        match self.nest(owner, self.id, mode) {
             Nesting::No => {}
             Nesting::Nested => return Ok(()),
             Nesting::Refused(kind) => return Err(refused(kind)),
@@ -147,10 +88,10 @@ impl ReadWrite {
             mechanism: &*self.mechanism,
             mode,
             patience,
-            nest: &|| self.nest(owner, mode),
+            nest: &|| self.nest(owner, self.id, mode),
         };
         match asker.acquire(path, watch, || Waiting::enter(self, owner))? {
-            Answer::Acquired(guard) => self.commit(owner, mode, guard).map_err(refused),
+            Answer::Acquired(guard) => self.commit(owner, self.id, mode, guard).map_err(refused),
             Answer::Nested => Ok(()),
         }
     }
@@ -162,8 +103,25 @@ impl ReadWrite {
     /// to refuse; what the mechanism gives. Where unlocking itself failed, the lock is held as before.
     pub fn release(&self, owner: OwnerId, force: bool, path: &Path) -> Result<Released, Error> {
         fork::notice_fork();
-        let step = if force { Ok(self.state.lock().begin_release()) } else { self.take_level(Some(owner)) };
-        self.take(step, force, path)
+        let step = if force {
+            Ok(self.state.lock().begin_release())
+        } else {
+            self.state.lock().take(Whose::Owner(owner, self.id), false)
+        };
+        self.finish(step, force, path)
+    }
+
+    /// Releases one level of those that are meant where that makes no system call, and says whether it did.
+    fn unnest(&self, whose: Whose, path: &Path) -> bool {
+        let step = self.state.lock().unnest(whose);
+        step.is_some_and(|step| self.finish(Ok(step), false, path).is_ok())
+    }
+
+    /// Releases one level of those that are meant, or all; `NotTheHolder` where there are none.
+    fn release_of(&self, whose: Whose, all: bool, path: &Path) -> Result<Released, Error> {
+        fork::notice_fork();
+        let step = self.state.lock().take(whose, all);
+        self.finish(step, false, path)
     }
 
     /// Releases one level of a hold that was lost, for whoever was told of the loss.
@@ -172,16 +130,18 @@ impl ReadWrite {
     /// [`NotHeld`](ErrorKind::NotHeld) where there is no such hold any more; what the mechanism gives.
     pub fn release_lost(&self, path: &Path) -> Result<Released, Error> {
         fork::notice_fork();
-        let step = self.take_level(None);
-        self.take(step, false, path)
+        let step = self.state.lock().take_lost();
+        self.finish(step, false, path)
     }
 
-    fn take(&self, step: Result<Step, ErrorKind>, force: bool, path: &Path) -> Result<Released, Error> {
+    fn finish(&self, step: Result<Step, ErrorKind>, force: bool, path: &Path) -> Result<Released, Error> {
         match step {
             Ok(Step::Nothing) if force => Ok(Released::NotHeld),
             Ok(Step::Nothing) => Ok(Released::StillHeld),
-            Ok(Step::Forget(owner)) => {
-                registry::forget_owner(self.id, owner);
+            Ok(Step::Forget(owners)) => {
+                for owner in owners {
+                    registry::forget_owner(self.id, owner);
+                }
                 Ok(Released::StillHeld)
             }
             Ok(Step::Unlock(hold)) => self.unlock(hold).map(|()| Released::Unlocked),
@@ -214,12 +174,12 @@ impl ReadWrite {
     /// How `owner` holds this lock object, and how often.
     #[must_use]
     pub fn held_by(&self, owner: OwnerId) -> Option<(Mode, u32)> {
-        match &mut self.state.lock().phase {
-            Phase::Held(hold) => {
-                let mode = hold.mode;
-                hold.of(owner).map(|levels| (mode, levels.depth))
+        match &self.state.lock().phase {
+            Phase::Held(hold) if hold.has(owner) => {
+                let its = hold.levels.iter().filter(|levels| levels.owner == owner);
+                Some((hold.mode, its.map(|levels| levels.depth).sum()))
             }
-            Phase::Free | Phase::Busy => None,
+            Phase::Held(_) | Phase::Free | Phase::Busy => None,
         }
     }
 
@@ -227,6 +187,13 @@ impl ReadWrite {
     #[must_use]
     pub fn is_held_by_anyone(&self) -> bool {
         matches!(self.state.lock().phase, Phase::Held(_))
+    }
+
+    fn is_held_by(&self, whose: Whose) -> bool {
+        match &self.state.lock().phase {
+            Phase::Held(hold) => hold.levels.iter().any(|levels| whose.includes(levels)),
+            Phase::Free | Phase::Busy => false,
+        }
     }
 
     /// Whether any owner holds this lock object on the file that is at `path`.
@@ -257,14 +224,46 @@ impl ReadWrite {
         self.mechanism.holder(path)
     }
 
-    fn nest(&self, owner: OwnerId, mode: Mode) -> Nesting {
+    fn id(&self) -> LockId {
+        self.id
+    }
+
+    fn mechanism(&self) -> &dyn Mechanism {
+        &*self.mechanism
+    }
+
+    fn nest(&self, owner: OwnerId, door: LockId, mode: Mode) -> Nesting {
+        self.nest_if(owner, door, mode, |_| true)
+    }
+
+    /// Counts a level more for an owner that has one. What others hold is waited for.
+    fn nest_again(&self, owner: OwnerId, door: LockId, mode: Mode) -> Nesting {
+        self.nest_if(owner, door, mode, |hold| hold.has(owner) || hold.guard.is_lost())
+    }
+
+    /// The same for a reader that comes in with others.
+    fn nest_with_readers(&self, owner: OwnerId, door: LockId) -> Nesting {
+        self.nest_if(owner, door, Mode::Shared, |hold| hold.mode == Mode::Shared)
+    }
+
+    fn nest_if(
+        &self,
+        owner: OwnerId,
+        door: LockId,
+        mode: Mode,
+        may_join: impl FnOnce(&Hold) -> bool,
+    ) -> Nesting {
         let (joined, held) = {
             let mut state = self.state.lock();
             if self.is_closed() {
                 return Nesting::Refused(ErrorKind::Closed);
             }
-            let Phase::Held(hold) = &mut state.phase else { return Nesting::No };
-            (hold.join(owner, mode), Held::of(self.id, owner, &*hold.guard))
+            match &mut state.phase {
+                Phase::Held(hold) if may_join(hold) => {
+                    (hold.join(owner, door, mode), Held::of(self.id, owner, &*hold.guard))
+                },
+                Phase::Held(_) | Phase::Free | Phase::Busy => return Nesting::No,
+            }
         };
         match joined {
             Ok(is_new) => {
@@ -287,7 +286,13 @@ impl ReadWrite {
     }
 
     /// Makes the lock that `guard` stands for a hold of `owner`'s.
-    fn commit(&self, owner: OwnerId, mode: Mode, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
+    fn commit(
+        &self,
+        owner: OwnerId,
+        door: LockId,
+        mode: Mode,
+        guard: Box<dyn Guard>,
+    ) -> Result<(), ErrorKind> {
         let mut held = Held::of(self.id, owner, &*guard);
         let mut guard = Some(guard);
         let mut try_to_commit = || {
@@ -298,7 +303,7 @@ impl ReadWrite {
             match &mut state.phase {
                 Phase::Free => {
                     if let Some(guard) = guard.take() {
-                        let levels = vec![Levels { owner, depth: 1 }];
+                        let levels = vec![Levels { owner, door, depth: 1 }];
                         state.phase = Phase::Held(Hold { guard, mode, levels });
                     }
                     Some(Ok(true))
@@ -307,7 +312,7 @@ impl ReadWrite {
                 // goes back.
                 Phase::Held(hold) => {
                     held = Held::of(self.id, owner, &*hold.guard);
-                    Some(hold.join(owner, mode))
+                    Some(hold.join(owner, door, mode))
                 }
                 // Another thread has unlocked and is about to say so.
                 Phase::Busy => None,
@@ -323,27 +328,9 @@ impl ReadWrite {
         if joined? {
             self.record(held);
         }
-        wait::nudge(self.id);
+        // Threads share it. Tasks do not.
+        wait::queue::nudge(self.id);
         Ok(())
-    }
-
-    /// Takes one level of `owner`'s away; without one, of the first owner's of a hold that was lost.
-    fn take_level(&self, owner: Option<OwnerId>) -> Result<Step, ErrorKind> {
-        let mut state = self.state.lock();
-        let Phase::Held(hold) = &mut state.phase else { return Err(ErrorKind::NotHeld) };
-        let mode = hold.mode;
-        let first = hold.levels.first().filter(|_| hold.guard.is_lost()).map(|levels| levels.owner);
-        let Some(owner) = owner.or(first) else { return Err(ErrorKind::NotHeld) };
-        let Some(levels) = hold.of(owner) else { return Err(ErrorKind::NotTheHolder(mode)) };
-        if levels.depth > 1 {
-            levels.depth -= 1;
-            return Ok(Step::Nothing);
-        }
-        if hold.levels.len() > 1 {
-            hold.levels.retain(|levels| levels.owner != owner);
-            return Ok(Step::Forget(owner));
-        }
-        Ok(state.begin_release())
     }
 
     fn unlock(&self, hold: Hold) -> Result<(), Error> {
@@ -361,44 +348,6 @@ impl ReadWrite {
             }
             Err(ReleaseError { guard: None, error }) => Err(error),
             Ok(()) => Ok(()),
-        }
-    }
-}
-
-impl Target for ReadWrite {
-    fn id(&self) -> LockId {
-        self.id
-    }
-
-    fn mechanism(&self) -> &dyn Mechanism {
-        &*self.mechanism
-    }
-
-    fn nest_for(&self, party: Party) -> Nesting {
-        self.nest(party.owner, party.mode)
-    }
-
-    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
-        self.commit(party.owner, party.mode, guard)
-    }
-
-    fn is_busy(&self, _party: Party) -> bool {
-        matches!(self.state.lock().phase, Phase::Busy)
-    }
-
-    fn give_back(&self, party: Party, path: &Path) -> Result<(), Error> {
-        self.release(party.owner, false, path).map(drop)
-    }
-}
-
-impl State {
-    fn begin_release(&mut self) -> Step {
-        match mem::replace(&mut self.phase, Phase::Busy) {
-            Phase::Held(hold) => Step::Unlock(hold),
-            unheld @ (Phase::Free | Phase::Busy) => {
-                self.phase = unheld;
-                Step::Nothing
-            }
         }
     }
 }
