@@ -13,7 +13,7 @@ from ._async_proxies import (
 )
 from ._read_write import ReadWriteLock, ReadWriteLockBase
 from ._soft_rw import SoftReadWriteLock
-from ._tasks import off_loop, settle
+from ._tasks import crowd_before, off_loop, settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,6 +155,9 @@ class AsyncReadWriteLockBase(_native.NativeDoor, Generic[S, P_co]):
         return await self._enter(timeout, blocking=blocking, is_writer=True)
 
     async def _enter(self, timeout: float | None, *, blocking: bool | None, is_writer: bool) -> P_co:
+        crowd = crowd_before()
+        if crowd is not None:
+            await crowd.queue_up()
         deferred = self._begin(is_writer, timeout, blocking, self._is_inline)
         if deferred is not None:
             await settle(deferred, self._executor, None)

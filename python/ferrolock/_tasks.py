@@ -19,8 +19,70 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_here = threading.local()
-"""Where the thread's loop has its post, weakly: what was put there and never read goes with the tasks."""
+
+class _Here(threading.local):
+    """What a thread knows of its loop."""
+
+    post: weakref.ref[Post] | None = None
+    """Weakly: what was put there and never read goes with the tasks."""
+    crowd: Crowd | None = None
+
+
+_here = _Here()
+
+MOST_AT_ONCE = 50
+"""How many tasks begin to acquire, or hear of what came of it, in one iteration of the loop: others want it too."""
+
+
+class Crowd:
+    """Has many tasks that acquire at once begin one after the other, in order."""
+
+    __slots__ = ("_begun", "_is_scheduled", "_later", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
+        self._begun = 0
+        self._later: deque[asyncio.Future[None]] = deque()
+        self._is_scheduled = False
+
+    def may_begin(self) -> bool:
+        """Count one more, and say whether there have not been too many already."""
+        self._begun += 1
+        return self._begun <= MOST_AT_ONCE
+
+    async def queue_up(self) -> None:
+        """Wait for the next iteration, or a later one."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._later.append(future)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            loop.call_soon(self._let_begin, loop)
+        await future
+
+    def _let_begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._begun = 0
+        while self._later and self._begun < MOST_AT_ONCE:
+            future = self._later.popleft()
+            if not future.done():
+                self._begun += 1
+                future.set_result(None)
+        self._is_scheduled = bool(self._later)
+        if self._is_scheduled:
+            self._begun = MOST_AT_ONCE  # whoever comes now comes later than those
+            loop.call_soon(self._let_begin, loop)
+
+
+def crowd_before() -> Crowd | None:
+    """Count an acquisition that begins. Those with whom it has to queue up first, if there are any."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None  # as what follows will say
+    crowd = _here.crowd
+    if crowd is None or crowd.loop() is not loop:
+        crowd = _here.crowd = Crowd(loop)
+    return None if crowd.may_begin() else crowd
 
 
 class Post:
@@ -51,10 +113,14 @@ class Post:
     def _deliver(self) -> None:
         # First of all: what is put after the last look below must come again.
         self._is_scheduled = False
-        while self._bells:
+        for _ in range(MOST_AT_ONCE):
+            if not self._bells:
+                return
             future = self._bells.popleft().future
             if not future.done():
                 future.set_result(None)
+        self._is_scheduled = True
+        asyncio.get_running_loop().call_soon(self._deliver)
 
     def _bury(self) -> bool:
         """Give back what waiters got whose loop ended before they could hear of it."""
@@ -73,7 +139,7 @@ class Bell:
     __slots__ = ("__weakref__", "_post", "deferred", "future")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deferred: _native.Deferred) -> None:
-        kept: weakref.ref[Post] | None = getattr(_here, "post", None)
+        kept = _here.post
         post = None if kept is None else kept()
         if post is None or post.loop() is not loop:
             post = Post(loop)

@@ -13,7 +13,7 @@ from ._async_proxies import (
 )
 from ._async_read_write import AsyncReadWriteLock, AsyncSoftReadWriteLock
 from ._soft import SoftFileLock
-from ._tasks import off_loop, settle
+from ._tasks import crowd_before, off_loop, settle
 from ._unix import UnixFileLock
 from ._windows import WindowsFileLock
 
@@ -167,6 +167,9 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
             there is no event loop of asyncio's kind; if the executor was shut down
         :raises OSError: if there can be no lock file at the path, with errno and filename
         """
+        crowd = crowd_before()
+        if crowd is not None:
+            await crowd.queue_up()
         deferred = _native.begin_acquire(
             self, timeout, poll_interval, blocking, cancel_check is not None, self._is_inline
         )

@@ -22,7 +22,7 @@ use std::fmt;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::desk::{self, Key};
@@ -77,6 +77,8 @@ pub struct Deferred {
 
 /// A waiter, as the queue knows it.
 pub(super) struct Entry {
+    /// Its place among all that were ever asked for.
+    pub(super) number: u64,
     pub(super) target: Arc<dyn Target>,
     pub(super) party: Party,
     path: PathBuf,
@@ -302,7 +304,9 @@ impl Deferred {
         has_questions: bool,
         bell: Bell,
     ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let entry = Entry {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             target,
             party: request.party(mode),
             path: request.path.to_owned(),

@@ -153,7 +153,7 @@ pub(super) fn hasty(entry: &Entry) -> Terms {
     Terms { mode: entry.party.mode, manners: Manners::Hasty, lifetime: entry.patience.lifetime }
 }
 
-/// Puts a waiter at the end of its line.
+/// Puts a waiter into its line, behind those who asked before it did: an attempt by an executor takes its time.
 pub(super) fn enqueue(key: &Arc<Key>, entry: Arc<Entry>) -> io::Result<()> {
     let next_question =
         if entry.has_questions { Instant::now().checked_add(entry.question_interval()) } else { None };
@@ -164,14 +164,18 @@ pub(super) fn enqueue(key: &Arc<Key>, entry: Arc<Entry>) -> io::Result<()> {
         let desk = &mut *desk;
         let is_new = !desk.lines.contains_key(key);
         let line = desk.lines.entry(Arc::clone(key)).or_default();
-        let was_empty = line.waiters.is_empty();
-        line.waiters.push_back(Waiting { entry, next_question });
+        let wanted = line.waiters.front().map(|first| first.entry.party.mode);
+        let earlier = |waiting: &Waiting| waiting.entry.number < entry.number;
+        let place = line.waiters.iter().rposition(earlier).map_or(0, |index| index + 1);
+        // Who sees to the line waits for nothing, or for something else.
+        let is_news = place == 0 && wanted != Some(entry.party.mode);
+        line.waiters.insert(place, Waiting { entry, next_question });
         let is_sooner = due.is_some_and(|due| line.next_look.is_none_or(|look| due < look));
         if is_new {
             desk.unserved.push_back(Arc::clone(key));
             desk.note_lines();
         }
-        (if !is_new && (was_empty || is_sooner) { desk.server(key) } else { None }, is_new)
+        (if !is_new && (is_news || is_sooner) { desk.server(key) } else { None }, is_new)
     };
     if let Some(sleeper) = sleeper {
         sleeper.rouse();
