@@ -15,16 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::crew::{At, Sleeper, Task, Thread};
+use super::crew::{At, LAST_PATIENCE, Sleeper, Task, Thread, end_idle_within, hire};
 use super::deferred::{Entry, Stage};
-use super::porter;
 use super::request::Target;
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
 use crate::mechanism::{Family, Guard, Manners, Mode, Terms};
 use crate::registry::LockId;
-use crate::sys;
 
 /// The most lines that are waited for in the kernel at a time.
 pub(super) const MOST_PORTERS: usize = 16;
@@ -38,11 +36,7 @@ pub(super) const BACKSTOP: Duration = Duration::from_millis(50);
 /// Questions that are due within this time are asked together.
 const TOGETHER: Duration = Duration::from_millis(4);
 
-/// How long a fork, and the end of the process, wait for threads to end: one may be in a system call that hangs.
-const PATIENCE: Duration = Duration::from_millis(200);
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
-
-static DESK: ForkMutex<Desk> = ForkMutex::new();
+pub(super) static DESK: ForkMutex<Desk> = ForkMutex::new();
 /// How many lines there are, for those who would look in vain. A child starts with its parent's number, and corrects it
 /// at the first look.
 static LINES: AtomicUsize = AtomicUsize::new(0);
@@ -67,11 +61,11 @@ impl Key {
 }
 
 #[derive(Debug, Default)]
-struct Desk {
+pub(super) struct Desk {
     lines: HashMap<Arc<Key>, Line>,
     /// Those that no porter serves, the oldest first.
-    unserved: VecDeque<Arc<Key>>,
-    threads: Vec<Thread>,
+    pub(super) unserved: VecDeque<Arc<Key>>,
+    pub(super) threads: Vec<Thread>,
     /// Those who have withdrawn and are to be told when nothing is asked for any more that only they wanted.
     leaving: Vec<(Arc<Key>, Arc<Entry>)>,
 }
@@ -100,7 +94,7 @@ impl Desk {
         self.note_lines();
     }
 
-    fn sleepers(&self, is_meant: impl Fn(&At) -> bool) -> Vec<Sleeper> {
+    pub(super) fn sleepers(&self, is_meant: impl Fn(&At) -> bool) -> Vec<Sleeper> {
         let threads = self.threads.iter().filter(|thread| is_meant(&thread.at));
         threads.map(Thread::sleeper).collect()
     }
@@ -117,7 +111,7 @@ impl Desk {
     }
 
     /// Has those end who wait for nobody, and says who they are.
-    fn dismiss(&mut self) -> Vec<Sleeper> {
+    pub(super) fn dismiss(&mut self) -> Vec<Sleeper> {
         let is_any = |key: &Arc<Key>| self.lines.get(key).is_some_and(|line| !line.waiters.is_empty());
         let is_any_unserved = self.unserved.iter().any(is_any);
         let is_needed = |at: &At| match at {
@@ -132,7 +126,7 @@ impl Desk {
         unneeded
     }
 
-    fn count(&self, is_meant: impl Fn(&At) -> bool) -> usize {
+    pub(super) fn count(&self, is_meant: impl Fn(&At) -> bool) -> usize {
         self.threads.iter().filter(|thread| is_meant(&thread.at)).count()
     }
 }
@@ -187,47 +181,6 @@ pub(super) fn enqueue(key: &Arc<Key>, entry: Arc<Entry>) -> io::Result<()> {
             leave(key, &own);
             give_up(key, error);
         })?;
-    }
-    Ok(())
-}
-
-/// How the desk gets somebody to serve a new line.
-enum Hire {
-    Wake(Vec<Sleeper>),
-    Start(LockId),
-}
-
-/// Sees to it that somebody serves the lines without a porter.
-fn hire() -> io::Result<()> {
-    let hire = {
-        let mut desk = DESK.lock();
-        let is_idle = |at: &At| matches!(at, At::Idle(_));
-        let idle = desk.count(is_idle);
-        let may_start = desk.count(|at| *at != At::Ended) <= MOST_PORTERS;
-        if desk.unserved.len() > idle && may_start {
-            let id = LockId::next();
-            desk.threads.push(Thread { id, handle: None, at: At::Idle(Instant::now()), is_to_end: false });
-            Hire::Start(id)
-        } else {
-            Hire::Wake(desk.sleepers(|at| is_idle(at) || *at == At::Polling))
-        }
-    };
-    match hire {
-        Hire::Wake(sleepers) => sleepers.iter().for_each(Sleeper::rouse),
-        Hire::Start(id) => {
-            join_ended();
-            let started = sys::spawn_quiet("ferrolock-porter", move || porter::work(id));
-            let mut desk = DESK.lock();
-            let Some(index) = desk.threads.iter().position(|thread| thread.id == id) else { return Ok(()) };
-            match started {
-                Ok(handle) => desk.threads[index].handle = Some(Arc::new(handle)),
-                Err(error) => {
-                    desk.threads.swap_remove(index);
-                    let is_anybody_left = desk.threads.iter().any(|thread| thread.at == At::Polling);
-                    return if is_anybody_left { Ok(()) } else { Err(error) };
-                }
-            }
-        }
     }
     Ok(())
 }
@@ -530,46 +483,6 @@ pub(super) fn unserved() -> Vec<Unserved> {
     });
     desk.note_lines();
     found
-}
-
-/// Waits for the threads that have ended: a moment each.
-fn join_ended() {
-    let ended: Vec<_> = {
-        let mut desk = DESK.lock();
-        let desk = &mut *desk;
-        let is_over = |thread: &Thread| thread.at == At::Ended && thread.handle.is_some();
-        let ended: Vec<_> = desk
-            .threads
-            .iter_mut()
-            .filter(|thread| is_over(thread))
-            .filter_map(|thread| thread.handle.take())
-            .collect();
-        desk.threads.retain(|thread| thread.at != At::Ended || thread.handle.is_some());
-        ended
-    };
-    for handle in ended {
-        if let Some(handle) = Arc::into_inner(handle) {
-            drop(handle.join());
-        }
-    }
-}
-
-/// Has the threads end that have nothing to do, and waits for that: before a fork, for one.
-pub fn end_idle_porters() {
-    end_idle_within(PATIENCE);
-}
-
-fn end_idle_within(patience: Duration) {
-    let begin = Instant::now();
-    loop {
-        let idle = DESK.lock().dismiss();
-        if idle.is_empty() || begin.elapsed() > patience {
-            break;
-        }
-        idle.iter().for_each(Sleeper::rouse);
-        super::sleep(Duration::from_micros(50));
-    }
-    join_ended();
 }
 
 /// Ends all waits without a thread, and the threads that wait for them; nobody is told. For the end of the process:

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use backoff::Backoff;
 
+pub use crew::end_idle_porters;
 pub use deferred::{Deferred, News, Unmet};
-pub use desk::{end_idle_porters, end_waits};
+pub use desk::end_waits;
 pub use request::Request;
 pub(crate) use request::{Party, Target};
 

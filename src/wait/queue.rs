@@ -436,9 +436,9 @@ pub(super) fn wait(
             head = None;
             continue;
         }
-        if has_called {
-            // Whatever ends the wait may have come about meanwhile.
-            continue;
+        if let Some(outcome) = has_called.then(|| waiter.ended_otherwise(file)).flatten() {
+            // It came about meanwhile. The kernel is not asked any more for what nobody wants.
+            return Ok(outcome);
         }
         let Some(left) = waiter.deadline.remaining() else {
             // The line may not move, and the lock be free.
