@@ -103,6 +103,20 @@ class Side:
         self.release()
 
 
+class AsyncSide:
+    """The same of an async lock."""
+
+    def __init__(self, lock: Any, mode: str) -> None:
+        self.acquire: Callable[[], Any] = getattr(lock, f"acquire_{mode}")
+        self.release: Callable[[], Any] = lock.release
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.release()
+
+
 def _find(module: ModuleType, lock_class: str) -> Callable[..., Lock]:
     """Return the constructor of a class, or of one side (`Class:mode`) of it."""
     name, _, mode = lock_class.partition(":")
@@ -110,7 +124,8 @@ def _find(module: ModuleType, lock_class: str) -> Callable[..., Lock]:
     if not mode:
         build: Callable[..., Lock] = kind
         return build
-    return lambda path: Side(kind(path, is_singleton=False), mode)
+    side: Any = AsyncSide if name.startswith("Async") else Side
+    return lambda path: side(kind(path, is_singleton=False), mode)
 
 
 class Adapter:

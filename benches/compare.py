@@ -29,11 +29,7 @@ from peers import (
     KERNEL,
     NO_LOCK,
     OURS,
-    READ,
     SOFT,
-    SOFT_READ,
-    SOFT_WRITE,
-    WRITE,
     Family,
     Ready,
     UnavailableError,
@@ -168,7 +164,7 @@ def assemble(session: Session) -> None:
             session.skip(candidate.name, str(error))
         else:
             session.candidates.append(ready)
-    for family in (KERNEL, SOFT, READ, WRITE, SOFT_READ, SOFT_WRITE, ASYNC):
+    for family in dict.fromkeys(FAMILY_OF.values()):
         ours = identities.get(family.ours)
         if ours is None:
             continue

@@ -62,6 +62,15 @@ SOFT_WRITE = Family(
 ASYNC = Family(
     "async locks", ours=f"{OURS} AsyncFileLock", bare_c=KERNEL.bare_c, filelock="filelock 4.2.12 AsyncFileLock"
 )
+ASYNC_READ, ASYNC_WRITE, ASYNC_SOFT_READ, ASYNC_SOFT_WRITE = (
+    Family(
+        f"async {family.title}",
+        ours=family.ours.replace(OURS, f"{OURS} async"),
+        bare_c=family.bare_c,
+        filelock=family.filelock.replace("4.2.12", "4.2.12 async"),
+    )
+    for family in (READ, WRITE, SOFT_READ, SOFT_WRITE)
+)
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,27 @@ CANDIDATES = (
                 "filelock",
                 requirement="filelock==3.29.0",
                 lock_class=f"{kind}:{mode}",
+                waits=False,
+            ),
+        )
+    ),
+    *(
+        candidate
+        for family, lock_class in (
+            (ASYNC_READ, "AsyncReadWriteLock:read"),
+            (ASYNC_WRITE, "AsyncReadWriteLock:write"),
+            (ASYNC_SOFT_READ, "AsyncSoftReadWriteLock:read"),
+            (ASYNC_SOFT_WRITE, "AsyncSoftReadWriteLock:write"),
+        )
+        for candidate in (
+            Candidate(family.ours, family, "ours", lock_class=lock_class, waits=False),
+            Candidate(
+                family.filelock,
+                family,
+                "filelock",
+                requirement="filelock==4.2.12",
+                lock_class=lock_class,
+                min_python=(3, 11),
                 waits=False,
             ),
         )

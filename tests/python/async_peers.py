@@ -107,7 +107,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def threads() -> int:
-    """How many threads of ours wait for somebody; a heart beats on for seconds, and those of an executor are its own."""
+    """How many threads of ours wait for somebody: a heart beats on for a while, and an executor has its own."""
     if sys.platform != "linux":
         pytest.skip("threads are counted in /proc")
     names = []
