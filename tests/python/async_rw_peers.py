@@ -157,8 +157,9 @@ def nothing_left(doors: Doors, path: Path) -> Iterator[None]:
     open_before = len(descriptors(path)) if path.exists() else 0
     with no_more_threads_than_now():
         yield
-    assert (len(descriptors(path)) if path.exists() else 0) <= open_before
+    # The last to close one closes those too that could not be closed while others had locks on the file.
     assert doors.allowed(path) == "write"
+    assert (len(descriptors(path)) if path.exists() else 0) <= open_before
 
 
 async def until_allowed(doors: Doors, path: Path, mode: str) -> None:

@@ -34,7 +34,7 @@ use description::{Description, Home};
 use place::RangePlace;
 
 use super::lock_file::{self, Opened, explained, failed, no_lock_file};
-use super::{Attempt, Bid, Guard, Manners, Mechanism, Mode, Place, ReleaseError, Terms};
+use super::{Attempt, Bid, Family, Guard, Manners, Mechanism, Mode, Place, ReleaseError, Terms};
 use crate::error::{Error, ErrorKind};
 use crate::sys::{self, FileId, Verdict, ranges};
 
@@ -163,6 +163,10 @@ impl Mechanism for ByteRangeLock {
             let lock = Self { home: Arc::clone(&self.home), was_regular: AtomicBool::new(false) };
             Box::new(RangeBid { lock, path: path.to_owned(), terms, begun: None }) as Box<dyn Bid>
         })
+    }
+
+    fn family(&self) -> Option<Family> {
+        Some(Family { kind: "byte range", mode: None })
     }
 
     fn retire(&self) {
