@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,5 +145,55 @@ def test_questions_of_many_tasks_are_asked(lock_path: Path) -> None:
             results = await asyncio.gather(*(one(number) for number in range(100)), return_exceptions=True)
             assert {type(result).__name__ for result in results} == {"Timeout"}
             assert asked == [5] * 100
+
+    run(main())
+
+
+def test_tasks_that_begin_together_do_so_in_several_iterations_of_the_loop(tmp_path: Path) -> None:
+    async def main() -> None:
+        locks = [AsyncFileLock(tmp_path / f"{number}.lock", run_in_executor=False) for number in range(130)]
+        tasks = [asyncio.ensure_future(lock.acquire()) for lock in locks[:-1]]
+        begun = []
+        while not all(lock.is_locked for lock in locks):
+            await asyncio.sleep(0)
+            begun.append(sum(lock.is_locked for lock in locks))
+            assert [lock.is_locked for lock in locks] == [True] * begun[-1] + [False] * (130 - begun[-1]), "in order"
+            if len(tasks) < 130:  # who comes later begins later
+                tasks.append(asyncio.ensure_future(locks[-1].acquire()))
+        assert [number for number in dict.fromkeys(begun) if number] == [50, 100, 130]
+        await asyncio.gather(*tasks)
+        await asyncio.gather(*(lock.release() for lock in locks))
+
+    run(main())
+
+
+def test_tasks_that_are_granted_together_hear_of_it_in_several_iterations_of_the_loop(lock_path: Path) -> None:
+    async def main() -> None:
+        holder, lock = AsyncFileLock(lock_path), AsyncFileLock(lock_path)
+        await asyncio.ensure_future(holder.acquire())
+        tasks = [asyncio.ensure_future(lock.acquire()) for _ in range(130)]
+        assert await is_still_waiting(tasks[-1])
+        await holder.release()
+        done = [0]
+        while done[-1] < len(tasks):
+            await asyncio.sleep(0)
+            done.append(sum(task.done() for task in tasks))
+        assert max(after - before for before, after in pairwise(done)) <= 50
+        await lock.release(force=True)
+
+    run(main())
+
+
+def test_who_queues_up_to_begin_can_be_cancelled(tmp_path: Path) -> None:
+    async def main() -> None:
+        locks = [AsyncFileLock(tmp_path / f"{number}.lock", run_in_executor=False) for number in range(120)]
+        tasks = [asyncio.ensure_future(lock.acquire()) for lock in locks]
+        await asyncio.sleep(0)
+        for task in tasks[60:]:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert [lock.is_locked for lock in locks] == [not task.cancelled() for task in tasks]
+        assert [task.cancelled() for task in tasks] == [False] * 60 + [True] * 60
+        await asyncio.gather(*(lock.release() for lock in locks))
 
     run(main())
