@@ -261,7 +261,7 @@ impl ReadWrite {
             match &mut state.phase {
                 Phase::Held(hold) if may_join(hold) => {
                     (hold.join(owner, door, mode), Held::of(self.id, owner, &*hold.guard))
-                },
+                }
                 Phase::Held(_) | Phase::Free | Phase::Busy => return Nesting::No,
             }
         };

@@ -29,8 +29,13 @@ impl Visitor {
     fn of(owner: OwnerId, door: &Arc<Door>, path: &Path, mode: Mode, timeout: Timeout) -> Self {
         let (bell, rung) = mpsc::channel();
         let request = Request { owner, debtor: owner, path, patience: patience(timeout) };
-        let waiter =
-            Deferred::for_door(Arc::clone(door), &request, mode, false, Box::new(move || bell.send(()).is_ok()));
+        let waiter = Deferred::for_door(
+            Arc::clone(door),
+            &request,
+            mode,
+            false,
+            Box::new(move || bell.send(()).is_ok()),
+        );
         Self { waiter, owner, rung }
     }
 
@@ -74,10 +79,9 @@ fn locks() -> Checked<Vec<(Place, Arc<ReadWrite>)>> {
                 mechanism.prepare(&place.path)?;
                 Box::new(mechanism)
             }
-            _ => Box::new(LeaseReadWriteLock::new(
-                LeaseSettings::default(),
-                Arc::new(LeaseMonitor::new(None)),
-            )),
+            _ => {
+                Box::new(LeaseReadWriteLock::new(LeaseSettings::default(), Arc::new(LeaseMonitor::new(None))))
+            }
         };
         locks.push((place, Arc::new(ReadWrite::new(mechanism))));
     }
