@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -32,29 +33,37 @@ def resident() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
+@dataclass
+class Tick:
+    """How much too late a wake-up came, and how much work the thread of the loop had done meanwhile."""
+
+    late: float
+    work: float
+
+
 @asynccontextmanager
-async def ticking() -> AsyncIterator[list[float]]:
-    """Wake every millisecond, and note how much too late."""
-    late: list[float] = []
+async def ticking() -> AsyncIterator[list[Tick]]:
+    """Wake every millisecond, and note what came between."""
+    ticks: list[Tick] = []
 
     async def tick() -> None:
         while True:
-            begin = time.perf_counter()
+            begin, worked = time.perf_counter(), time.thread_time()
             await asyncio.sleep(0.001)
-            late.append(time.perf_counter() - begin - 0.001)
+            ticks.append(Tick(time.perf_counter() - begin - 0.001, time.thread_time() - worked))
 
     task = asyncio.ensure_future(tick())
+    await asyncio.sleep(0)
     try:
-        yield late
+        yield ticks
     finally:
         task.cancel()
 
 
-def check_responsive(late: list[float]) -> None:
-    """Most wake-ups come in time; a busy machine may delay the few during which a thousand tasks begin."""
-    late.sort()
-    assert late[len(late) // 2] < 0.02, late[-5:]
-    assert late[-1] < 1, late[-5:]
+def check_responsive(ticks: list[Tick]) -> None:
+    """The loop is held neither by its own work nor by a call that blocks; a busy machine may delay it."""
+    assert max(tick.work for tick in ticks) < 0.04, ticks
+    assert max(tick.late for tick in ticks) < 1, ticks
 
 
 @CLASSES
@@ -70,8 +79,8 @@ def test_a_thousand_tasks_wait_for_one_lock(lock_path: Path, cls: type[AsyncFile
 
         _native.end_idle_porters()
         before, memory = threads(), resident()
-        tasks = [asyncio.ensure_future(one(number)) for number in range(MANY)]
         async with ticking() as late:
+            tasks = [asyncio.ensure_future(one(number)) for number in range(MANY)]
             assert await is_still_waiting(tasks[0])
             assert threads() - before <= 2, "one that waits, and one that keeps its place"
             assert resident() - memory < 16 * 1024
@@ -92,8 +101,8 @@ def test_a_thousand_tasks_wait_each_for_its_own_lock(tmp_path: Path) -> None:
         _native.end_idle_porters()
         before, memory = threads(), resident()
         locks = [AsyncFileLock(path, run_in_executor=False) for path in paths]
-        tasks = [asyncio.ensure_future(lock.acquire()) for lock in locks]
         async with ticking() as late:
+            tasks = [asyncio.ensure_future(lock.acquire()) for lock in locks]
             assert await is_still_waiting(tasks[0])
             assert await is_still_waiting(tasks[-1])
             assert threads() - before <= 2 * 16 + 1
@@ -115,9 +124,9 @@ def test_a_thousand_tasks_give_up_at_once(lock_path: Path) -> None:
         async with AsyncFileLock(lock_path):
             _native.end_idle_porters()
             before = threads()
-            tasks = [asyncio.ensure_future(AsyncFileLock(lock_path).acquire(timeout=0.2)) for _ in range(MANY // 2)]
-            tasks += [asyncio.ensure_future(AsyncFileLock(lock_path).acquire()) for _ in range(MANY // 2)]
             async with ticking() as late:
+                tasks = [asyncio.ensure_future(AsyncFileLock(lock_path).acquire(timeout=0.2)) for _ in range(MANY // 2)]
+                tasks += [asyncio.ensure_future(AsyncFileLock(lock_path).acquire()) for _ in range(MANY // 2)]
                 assert await is_still_waiting(tasks[0])
                 for task in tasks[MANY // 2 :]:
                     task.cancel()

@@ -52,8 +52,8 @@ def test_a_thousand_tasks_come_in_in_order(lock_path: Path, cls: type[Any], writ
         await inside.wait()
         _native.end_idle_porters()
         before, memory = threads(), resident()
-        tasks = [asyncio.ensure_future(one(number)) for number in range(MANY)]
         async with ticking() as late:
+            tasks = [asyncio.ensure_future(one(number)) for number in range(MANY)]
             assert await is_still_waiting(tasks[0])
             await asyncio.sleep(0.1)
             assert threads() - before <= 2, "one that waits, and one that keeps its place"
