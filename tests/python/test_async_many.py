@@ -61,8 +61,8 @@ async def ticking() -> AsyncIterator[list[Tick]]:
 
 
 def check_responsive(ticks: list[Tick]) -> None:
-    """The loop is held neither by its own work nor by a call that blocks; a busy machine may delay it."""
-    assert max(tick.work for tick in ticks) < 0.04, ticks
+    """The loop is held neither by its own work nor by a call that blocks; a busy machine delays both."""
+    assert max(tick.work for tick in ticks) < 0.06, ticks
     assert max(tick.late for tick in ticks) < 1, ticks
 
 
@@ -125,7 +125,7 @@ def test_a_thousand_tasks_give_up_at_once(lock_path: Path) -> None:
             _native.end_idle_porters()
             before = threads()
             async with ticking() as late:
-                tasks = [asyncio.ensure_future(AsyncFileLock(lock_path).acquire(timeout=0.2)) for _ in range(MANY // 2)]
+                tasks = [asyncio.ensure_future(AsyncFileLock(lock_path).acquire(timeout=0.5)) for _ in range(MANY // 2)]
                 tasks += [asyncio.ensure_future(AsyncFileLock(lock_path).acquire()) for _ in range(MANY // 2)]
                 assert await is_still_waiting(tasks[0])
                 for task in tasks[MANY // 2 :]:

@@ -24,6 +24,7 @@ def test_a_thousand_tasks_come_in_in_order(lock_path: Path, cls: type[Any], writ
 
     async def main() -> None:
         lock = cls(lock_path)
+        locks = [cls(lock_path) for _ in range(MANY)]
         inside = asyncio.Event()
         go = asyncio.Event()
         order: list[int] = []
@@ -37,11 +38,11 @@ def test_a_thousand_tasks_come_in_in_order(lock_path: Path, cls: type[Any], writ
         async def one(number: int) -> None:
             nonlocal readers, most
             if number % (MANY // writers) == 0:
-                async with cls(lock_path).write_lock():
+                async with locks[number].write_lock():
                     assert readers == 0
                     order.append(number)
             else:
-                async with cls(lock_path).read_lock():
+                async with locks[number].read_lock():
                     readers += 1
                     most = max(most, readers)
                     order.append(number)

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
 
 use ferrolock::mechanism::{
     ByteRangeLock, KernelLock, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, Mechanism, Mode,
@@ -12,7 +11,7 @@ use ferrolock::{
     Deferred, Door, Error, ErrorKind, News, OwnerId, ReadWrite, Released, Request, Timeout, Unmet,
 };
 
-use crate::support::{Checked, LONG, Place, SHORT, patience, until};
+use crate::support::{Checked, LONG, Place, SHORT, patience};
 
 /// A task that asks at a door.
 struct Visitor {
@@ -195,7 +194,9 @@ fn what_was_let_in_and_not_accepted_goes_out_again() -> Checked {
 #[cfg(target_os = "linux")]
 #[test]
 fn who_gave_up_last_keeps_nobody_out() -> Checked {
-    use crate::support::descriptors_on;
+    use std::time::{Duration, Instant};
+
+    use crate::support::{descriptors_on, until};
 
     let place = Place::new()?;
     let byte_range = || -> Checked<Arc<ReadWrite>> {
