@@ -5,15 +5,15 @@
 //! its name without looking twice; `x.write` cannot: between a look and the removal it may have become somebody else's.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::lease::{self, Lease};
+use super::lease::Lease;
 use super::monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings};
 use super::observe;
-use super::rooms::{Look, Readers, Rooms, look, writer_name};
+use super::rooms::{Look, Readers, Rooms, Touched, look, touch_if, writer_name};
 use super::seam::{Step, reach};
 use super::taking::take_write_away;
 use crate::error::Error;
@@ -98,7 +98,7 @@ impl Claim {
         };
         let begun = observe::now();
         reach(Step::Publishing);
-        create(readers, &name, &bytes).map_err(|error| rooms.failed("create", error))?;
+        readers.create(&name, &bytes).map_err(|error| rooms.failed("create", error))?;
         let owner = OwnerId::current_thread();
         let claim = Arc::new(Self {
             rooms: Arc::clone(rooms),
@@ -420,41 +420,6 @@ impl Drop for Claim {
         let own: *const Self = self;
         CLAIMS.lock().retain(|claim| !std::ptr::eq(claim.as_ptr(), own));
     }
-}
-
-fn inherited() -> io::Error {
-    io::Error::other("inherited by a forked process")
-}
-
-fn create(readers: &Readers, name: &std::ffi::OsStr, bytes: &[u8]) -> io::Result<()> {
-    let at = readers.named(name)?;
-    let make = || {
-        let file = Tracked::open(|| names::create_new(at, 0o600))?;
-        file.own_file().and_then(|mut file| file.write_all(bytes))
-    };
-    // It may be there, whatever failed; and the name is nobody else's.
-    make().inspect_err(|_| drop(names::remove(at)))
-}
-
-enum Touched {
-    Done,
-    Nothing,
-    Other(Vec<u8>),
-}
-
-/// Sets the time of the file at the name to now, if it says `bytes`: the very file that was read.
-fn touch_if(at: sys::At<'_>, bytes: &[u8]) -> io::Result<Touched> {
-    let file = match Tracked::open(|| names::open_to_read(at)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Touched::Nothing),
-        file => file?,
-    };
-    let file = file.file().ok_or_else(inherited)?;
-    let mut found = Vec::with_capacity(bytes.len() + 1);
-    file.take(lease::LONGEST as u64 + 1).read_to_end(&mut found)?;
-    if found != bytes {
-        return Ok(Touched::Other(found));
-    }
-    names::touch(file).map(|()| Touched::Done)
 }
 
 /// A granted claim. Its drop gives the lock back.

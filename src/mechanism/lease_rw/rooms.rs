@@ -13,7 +13,7 @@
 //! filelock passes over names that begin with a dot.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -137,9 +137,19 @@ impl Rooms {
 
 impl Readers {
     pub(super) fn named<'a>(&'a self, name: &'a OsStr) -> io::Result<At<'a>> {
-        let inherited = || io::Error::other("inherited by a forked process");
-        let folder = self.folder.file().ok_or_else(inherited)?;
+        let folder = self.folder.own_file()?;
         Ok(At { folder, folder_path: &self.path, name })
+    }
+
+    /// Makes a marker under a name that is nobody else's.
+    pub(super) fn create(&self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+        let at = self.named(name)?;
+        let make = || {
+            let file = Tracked::open(|| names::create_new(at, 0o600))?;
+            file.own_file().and_then(|mut file| file.write_all(bytes))
+        };
+        // It may be there, whatever failed.
+        make().inspect_err(|_| drop(names::remove(at)))
     }
 
     /// What tells this place from others, to everybody, whoever comes and goes.
@@ -216,7 +226,7 @@ fn look_once(at: At<'_>) -> io::Result<Look> {
             return if is_other { Ok(Look::NoFile) } else { Err(error) };
         }
     };
-    let file = file.file().ok_or_else(|| io::Error::other("inherited by a forked process"))?;
+    let file = file.own_file()?;
     // Looked at first: what is written after that makes another stamp.
     let stamp = names::stamp_of(file)?;
     if stamp.kind != Kind::Regular {
@@ -228,6 +238,30 @@ fn look_once(at: At<'_>) -> io::Result<Look> {
         names::check_with_server(file)?;
     }
     Ok(Look::Marker(Marker { bytes, stamp }))
+}
+
+/// What came of refreshing a marker.
+#[derive(Debug)]
+pub(super) enum Touched {
+    Done,
+    Nothing,
+    /// Something else stands there, which says this.
+    Other(Vec<u8>),
+}
+
+/// Sets the time of the file at the name to now, if it says `bytes`: the very file that was read.
+pub(super) fn touch_if(at: At<'_>, bytes: &[u8]) -> io::Result<Touched> {
+    let file = match Tracked::open(|| names::open_to_read(at)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Touched::Nothing),
+        file => file?,
+    };
+    let file = file.own_file()?;
+    let mut found = Vec::with_capacity(bytes.len() + 1);
+    file.take(lease::LONGEST as u64 + 1).read_to_end(&mut found)?;
+    if found != bytes {
+        return Ok(Touched::Other(found));
+    }
+    names::touch(file).map(|()| Touched::Done)
 }
 
 impl Marker {
