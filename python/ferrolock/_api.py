@@ -30,6 +30,7 @@ _DEFAULTS = {
     "poll_interval": 0.05,
     "lifetime": None,
     "fallback_to_soft": True,
+    "unlink_on_release": False,
 }
 
 
@@ -145,6 +146,7 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         poll_interval: float = 0.05,
         lifetime: float | None = None,
         fallback_to_soft: bool = True,
+        unlink_on_release: bool = False,
     ) -> None:
         """
         Touch no file; that is for :meth:`acquire`.
@@ -160,6 +162,8 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         :param lifetime: seconds after which a marker counts as abandoned; ignored by kernel locks
         :param fallback_to_soft: where the lock call of a file system was found to exclude nobody, go by a marker
             (the path with ``.soft`` after it) and warn; False fails there
+        :param unlink_on_release: remove the lock file when the lock is given back and nobody stands in line for it, if
+            it is empty; who locks it must look, as ferrolock does, whether it is still at the path
         :raises TypeError, ValueError: for an option of the wrong kind or out of range
         """
         if lifetime is not None:
@@ -167,7 +171,16 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             if not self._has_lifetime:  # who has markers was warned by the metaclass, also where a singleton is found
                 lifetime = type(self)._admit_lifetime(lifetime, stacklevel=2)
         self._configure(
-            lock_file, timeout, mode, thread_local, blocking, is_singleton, poll_interval, lifetime, fallback_to_soft
+            lock_file,
+            timeout,
+            mode,
+            thread_local,
+            blocking,
+            is_singleton,
+            poll_interval,
+            lifetime,
+            fallback_to_soft,
+            unlink_on_release,
         )
 
     _initialize = __init__
@@ -252,6 +265,7 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             "poll_interval": self.poll_interval,
             "lifetime": self.lifetime,
             "fallback_to_soft": self.fallback_to_soft,
+            "unlink_on_release": self.unlink_on_release,
         }
 
 

@@ -80,6 +80,7 @@ class NativeLock:
         poll_interval: float | None = None,
         lifetime: float | None = None,
         fallback_to_soft: bool | None = None,
+        unlink_on_release: bool | None = None,
         *,
         mechanism: str | None = None,
     ) -> None: ...
@@ -152,6 +153,10 @@ class NativeLock:
     @property
     def fallback_to_soft(self) -> bool:
         """Whether a marker takes the place of a kernel lock that was found to exclude nobody."""
+
+    @property
+    def unlink_on_release(self) -> bool:
+        """Whether the lock file is removed when the lock is given back and nobody stands in line for it."""
 
     @property
     def waits_by(self) -> Literal["kernel", "polling"]:

@@ -16,7 +16,8 @@ class UnixFileLock(BaseFileLock):
     A ``flock`` on a file, which the kernel gives back when its holder dies.
 
     While it is held, no other thread, process or program that locks the same file with ``flock`` gets it.
-    The file is created if need be, its content is never touched, and it stays when the lock is released.
+    The file is created if need be, its content is never touched, and it stays when the lock is released, unless
+    ``unlink_on_release`` was asked for.
     """
 
     _mechanism = "flock"  # what the native half makes where nothing else is asked for

@@ -13,7 +13,8 @@ class WindowsFileLock(BaseFileLock):
     A ``LockFileEx`` on the first byte of a file, which Windows gives back when its holder dies.
 
     While it is held, no other thread, process or program that locks that byte gets it. The file is created
-    if need be, its content is never touched, and it stays when the lock is released.
+    if need be, its content is never touched, and it stays when the lock is released, unless
+    ``unlink_on_release`` was asked for.
     """
 
     _mechanism = "LockFileEx"  # what the native half makes where nothing else is asked for

@@ -81,6 +81,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         poll_interval: float = 0.05,
         lifetime: float | None = None,
         fallback_to_soft: bool = True,
+        unlink_on_release: bool = False,
         loop: AbstractEventLoop | None = None,
         run_in_executor: bool = True,
         executor: Executor | None = None,
@@ -107,6 +108,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
             poll_interval=poll_interval,
             lifetime=lifetime,
             fallback_to_soft=fallback_to_soft,
+            unlink_on_release=unlink_on_release,
         )
         self._loop = loop
         self._run_in_executor = run_in_executor

@@ -31,6 +31,8 @@ pub(crate) struct Configured {
     pub(crate) is_singleton: Option<Py<PyAny>>,
     /// As it was passed; True where nothing was.
     pub(crate) fallback_to_soft: Option<Py<PyAny>>,
+    /// As it was passed; False where nothing was.
+    pub(crate) unlink_on_release: Option<Py<PyAny>>,
 }
 
 /// Why an acquisition came to nothing.
@@ -71,6 +73,7 @@ impl Configured {
             thread_local: given.thread_local.clone().unbind(),
             is_singleton: given.is_singleton.map(|value| value.clone().unbind()),
             fallback_to_soft: given.fallback_to_soft.map(|value| value.clone().unbind()),
+            unlink_on_release: given.unlink_on_release.map(|value| value.clone().unbind()),
         })
     }
 
@@ -79,7 +82,8 @@ impl Configured {
         visit.call(&self.lock_file)?;
         visit.call(&self.thread_local)?;
         visit.call(&self.is_singleton)?;
-        visit.call(&self.fallback_to_soft)
+        visit.call(&self.fallback_to_soft)?;
+        visit.call(&self.unlink_on_release)
     }
 
     /// The path, if any acquisition can use it.

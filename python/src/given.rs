@@ -21,6 +21,7 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) poll_interval: Option<&'a Bound<'py, PyAny>>,
     pub(crate) lifetime: Option<&'a Bound<'py, PyAny>>,
     pub(crate) fallback_to_soft: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) unlink_on_release: Option<&'a Bound<'py, PyAny>>,
     /// The way in which the lock is represented on disk; `None` is the kernel's.
     pub(crate) mechanism: Option<&'a str>,
 }
@@ -29,9 +30,14 @@ impl Given<'_, '_> {
     pub(crate) fn mechanism(&self, mode: Option<u32>) -> PyResult<Box<dyn Mechanism>> {
         match self.mechanism {
             None => {
-                let lock = KernelLock::new(mode);
-                let falls_back = self.fallback_to_soft.map_or(Ok(true), Bound::is_truthy)?;
-                Ok(Box::new(if falls_back { lock } else { lock.without_fallback() }))
+                let mut lock = KernelLock::new(mode);
+                if !self.fallback_to_soft.map_or(Ok(true), Bound::is_truthy)? {
+                    lock = lock.without_fallback();
+                }
+                if self.unlink_on_release.map_or(Ok(false), Bound::is_truthy)? {
+                    lock = lock.removing_file();
+                }
+                Ok(Box::new(lock))
             }
             Some("marker") => Ok(Box::new(MarkerLock::new(mode))),
             Some(unknown) => Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),

@@ -158,7 +158,7 @@ impl NativeLock {
     #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
     #[pyo3(signature = (
         lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None,
-        fallback_to_soft=None, *, mechanism=None
+        fallback_to_soft=None, unlink_on_release=None, *, mechanism=None
     ))]
     fn _configure(
         &self,
@@ -171,6 +171,7 @@ impl NativeLock {
         poll_interval: Option<&Bound<'_, PyAny>>,
         lifetime: Option<&Bound<'_, PyAny>>,
         fallback_to_soft: Option<&Bound<'_, PyAny>>,
+        unlink_on_release: Option<&Bound<'_, PyAny>>,
         mechanism: Option<&str>,
     ) -> PyResult<()> {
         let given = Given {
@@ -182,6 +183,7 @@ impl NativeLock {
             poll_interval,
             lifetime,
             fallback_to_soft,
+            unlink_on_release,
             mechanism,
         };
         let configured = Configured::new(lock_file, &given)?;
@@ -339,6 +341,13 @@ impl NativeLock {
     fn fallback_to_soft(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let passed = self.configured()?.fallback_to_soft.as_ref();
         passed.map_or_else(|| true.into_py_any(py), |value| Ok(value.clone_ref(py)))
+    }
+
+    /// Whether the lock file is removed when the lock is given back.
+    #[getter]
+    fn unlink_on_release(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let passed = self.configured()?.unlink_on_release.as_ref();
+        passed.map_or_else(|| false.into_py_any(py), |value| Ok(value.clone_ref(py)))
     }
 
     /// Whether each thread has a hold and a count of its own.

@@ -63,7 +63,7 @@ fn table() -> MutexGuard<'static, Table> {
 /// An open file that a forked child closes.
 #[derive(Debug)]
 pub(crate) struct Tracked {
-    /// Taken only by `drop`.
+    /// Taken only by [`Tracked::close`].
     file: Option<File>,
     facts: Facts,
     generation: u64,
@@ -94,10 +94,9 @@ impl Tracked {
     pub(crate) fn own_file(&self) -> io::Result<&File> {
         self.file().ok_or_else(|| io::Error::other("inherited by a forked process"))
     }
-}
 
-impl Drop for Tracked {
-    fn drop(&mut self) {
+    /// Closes the file, where something has to be done after that.
+    pub(crate) fn close(&mut self) {
         let Some(file) = self.file.take() else { return };
         if self.generation != generation() {
             mem::forget(file);
@@ -111,6 +110,12 @@ impl Drop for Tracked {
         });
         drop(file);
         drop(transit);
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

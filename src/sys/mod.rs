@@ -173,6 +173,8 @@ pub(crate) struct Stamp {
     /// Its permission bits, among others.
     pub(crate) mode: u32,
     pub(crate) links: u64,
+    /// How many bytes are in it.
+    pub(crate) size: u64,
     /// When its content last changed, in seconds since 1970 and nanoseconds, by the clock that stamped it.
     pub(crate) modified: (i64, i64),
     /// When anything of it last changed, its number of links too.
@@ -183,6 +185,12 @@ impl Stamp {
     /// Whether this is the same file with the same content, whatever names it was given or lost meanwhile.
     pub(crate) fn is_same_content(&self, other: &Self) -> bool {
         self.id == other.id && self.modified == other.modified
+    }
+
+    /// Whether nothing is lost with it but a lock file: it holds no data, and has no other name under which somebody
+    /// might know it.
+    pub(crate) fn is_bare_lock_file(&self) -> bool {
+        self.kind == Kind::Regular && self.size == 0 && self.links == 1
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags}
 use rustix::io::Errno;
 
 use super::platform::{identity, narrow};
-use super::{At, Kind, Stamp};
+use super::{At, FileId, Kind, Stamp};
 
 /// Whether a stale marker is taken out of its place by a plain rename, rather than by an exchange: here never, for
 /// between the two calls the path would stand empty.
@@ -60,6 +60,7 @@ pub(crate) fn file_name(path: &Path) -> io::Result<&OsStr> {
     clippy::useless_conversion,
     clippy::cast_lossless,
     clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
     reason = "the fields of `stat` have other types on every Unix"
 )]
 fn stamp(stat: &rustix::fs::Stat) -> Stamp {
@@ -78,6 +79,7 @@ fn stamp(stat: &rustix::fs::Stat) -> Stamp {
         kind,
         mode: stat.st_mode as u32,
         links: stat.st_nlink as u64,
+        size: stat.st_size as u64,
         modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
         changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
     }
@@ -303,6 +305,18 @@ pub(crate) fn remove(at: At<'_>) -> io::Result<()> {
         }
     }
     Err(Errno::STALE.into())
+}
+
+/// Whether a lock file is removed while it is open and locked. Where it is not, it is removed by who has closed it.
+pub(crate) const REMOVES_OPEN_FILES: bool = true;
+
+/// Takes the name away from the lock file `id`, which the caller has locked; `false`: another file is there, or one that
+/// is more than a lock file.
+pub(crate) fn remove_lock_file(at: At<'_>, id: FileId) -> io::Result<bool> {
+    match look(at)? {
+        Some(stamp) if stamp.id == id && stamp.is_bare_lock_file() => remove(at).map(|()| true),
+        Some(_) | None => Ok(false),
+    }
 }
 
 /// The names in the folder that begin with `prefix`.

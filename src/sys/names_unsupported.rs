@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{At, Stamp};
+use super::{At, FileId, Stamp};
 
 pub(crate) const MOVES_BY_RENAME: bool = false;
 
@@ -94,6 +94,12 @@ pub(crate) fn rename(_old: At<'_>, _new: &OsStr) -> io::Result<()> {
 }
 
 pub(crate) fn remove(_at: At<'_>) -> io::Result<()> {
+    Err(unsupported())
+}
+
+pub(crate) const REMOVES_OPEN_FILES: bool = true;
+
+pub(crate) fn remove_lock_file(_at: At<'_>, _id: FileId) -> io::Result<bool> {
     Err(unsupported())
 }
 

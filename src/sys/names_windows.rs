@@ -5,16 +5,20 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::windows::io::AsRawHandle;
 use std::path::{Path, PathBuf};
 
 use windows_sys::Win32::Foundation::{
     ERROR_ALREADY_EXISTS, ERROR_DIRECTORY_NOT_SUPPORTED, ERROR_FILE_NOT_FOUND, ERROR_FILENAME_EXCED_RANGE,
-    ERROR_REPARSE_POINT_ENCOUNTERED, WIN32_ERROR,
+    ERROR_PATH_NOT_FOUND, ERROR_REPARSE_POINT_ENCOUNTERED, ERROR_SHARING_VIOLATION, WIN32_ERROR,
 };
-use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT};
+use windows_sys::Win32::Storage::FileSystem::{
+    DELETE, FILE_DISPOSITION_INFO, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
+    FILE_READ_ATTRIBUTES, FileDispositionInfo, SetFileInformationByHandle,
+};
 
 use super::platform::facts;
-use super::{At, Kind, Stamp};
+use super::{At, FileId, Kind, Stamp};
 
 /// Whether a stale marker is taken out of its place by a plain rename: there is no exchange here, and a marker
 /// whose owner lives cannot be renamed by filelock, nor is it judged dead.
@@ -90,7 +94,8 @@ fn stamp(metadata: &Metadata, file: &File) -> io::Result<Stamp> {
     let written = metadata.last_write_time() as i64;
     let modified = (written / 10_000_000 - 11_644_473_600, written % 10_000_000 * 100);
     let mode = if metadata.permissions().readonly() { 0o444 } else { 0o666 };
-    Ok(Stamp { id: facts.id, kind, mode, links: facts.links, modified, changed: modified })
+    let (id, links, size) = (facts.id, facts.links, metadata.len());
+    Ok(Stamp { id, kind, mode, links, size, modified, changed: modified })
 }
 
 /// What stands at the name; `None`: nothing.
@@ -206,6 +211,48 @@ pub(crate) fn remove(at: At<'_>) -> io::Result<()> {
             done => return done,
         }
     }
+}
+
+/// Whether a lock file is removed while it is open and locked: here it is removed by who has closed it.
+pub(crate) const REMOVES_OPEN_FILES: bool = false;
+
+/// Removes the lock file `id`, if nobody has it open; `false`: somebody has, another file is there, or one that is more
+/// than a lock file.
+///
+/// Lock files are opened without delete sharing: who has one open cannot lose it, and who comes while it goes finds it
+/// in use.
+#[expect(unsafe_code, reason = "SetFileInformationByHandle is a C function")]
+pub(crate) fn remove_lock_file(at: At<'_>, id: FileId) -> io::Result<bool> {
+    let opened = OpenOptions::new()
+        .access_mode(DELETE | FILE_READ_ATTRIBUTES)
+        .custom_flags(FILE_FLAG_OPEN_REPARSE_POINT)
+        .open(at.path());
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if is_in_use_or_gone(&error) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let stamp = stamp_of(&file)?;
+    if stamp.id != id || !stamp.is_bare_lock_file() {
+        return Ok(false);
+    }
+    let disposition = FILE_DISPOSITION_INFO { DeleteFile: true };
+    let size = u32::try_from(size_of::<FILE_DISPOSITION_INFO>()).unwrap_or(u32::MAX);
+    // SAFETY: the file outlives the call, so its handle is open; the structure is ours, and its size is given.
+    let done = unsafe {
+        SetFileInformationByHandle(
+            file.as_raw_handle(),
+            FileDispositionInfo,
+            (&raw const disposition).cast(),
+            size,
+        )
+    };
+    if done == 0 { Err(io::Error::last_os_error()) } else { Ok(true) }
+}
+
+fn is_in_use_or_gone(error: &io::Error) -> bool {
+    let codes = [ERROR_SHARING_VIOLATION, ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND];
+    codes.iter().any(|code| error.raw_os_error() == win32(*code).raw_os_error())
 }
 
 /// The names in the folder that begin with `prefix`.

@@ -273,6 +273,7 @@ impl<'a> Head<'a> {
             self.is_at_head_of_line = false;
             self.place = self.waiter.open_place()?;
             self.previous = None;
+            self.file = self.place.as_ref().and_then(|place| place.file()).or(self.file);
         }
         let Some(place) = self.place.clone() else { return self.nap(limit) };
         match self.wait_at(&place, queue, limit, begin) {
@@ -471,7 +472,12 @@ pub(super) fn wait(
             Step::Return(guard) => return Ok(Outcome::Acquired(guard)),
             // Cut short: a signal may have come, whose handler wants to run.
             Step::SeeToDue if Instant::now() < now + limit => next_signal_check = now,
-            Step::SeeToDue | Step::Again => {}
+            Step::SeeToDue => {}
+            // Its file is gone, and another one can have its number by now.
+            Step::Again => {
+                head.file = None;
+                file = None;
+            }
             Step::Sleep => ticket.sleep(known, limit),
         }
     }

@@ -136,6 +136,31 @@ class TrustingLock(NoLock):
         os.close(self.descriptor)
 
 
+def unlinking_lock(path: str | os.PathLike[str], **options: Any) -> Any:
+    """Ours, with a file that goes with each hold."""
+    return find_class(OURS)(path, unlink_on_release=True, **options)
+
+
+class ImpatientLock:
+    """The same, acquired by attempts that wait for nobody."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.lock = unlinking_lock(path, timeout=0)
+
+    def release(self, force: bool = False) -> None:
+        """Release."""
+        self.lock.release(force=force)
+
+    def __enter__(self) -> Self:
+        while True:
+            with suppress(TimeoutError):
+                self.lock.acquire()
+                return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.release()
+
+
 class RemovingLock:
     """Ours, but each hold ends with the removal of the file."""
 

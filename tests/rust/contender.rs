@@ -102,6 +102,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
     Kernel,
+    /// The same, and the file goes with the hold.
+    Removing,
     Marker,
     /// A lock of readers and writers.
     ByteRange,
@@ -157,6 +159,7 @@ impl How {
         let alone = |mechanism: Box<dyn Mechanism>| Subject::Lock(Lock::new(mechanism, Scope::PerOwner));
         match self {
             Self::Kernel => alone(Box::<KernelLock>::default()),
+            Self::Removing => alone(Box::new(KernelLock::default().removing_file())),
             Self::Marker => alone(Box::<MarkerLock>::default()),
             Self::ByteRange => Subject::ReadWrite(ReadWrite::new(Box::<ByteRangeLock>::default())),
             Self::Lease => {

@@ -133,6 +133,16 @@ macro_rules! between {
                 )+
             }
 
+            mod by_the_kernel_on_a_file_that_goes {
+                use super::*;
+                $(
+                    #[test]
+                    fn $law() -> Checked {
+                        super::super::$law(&Cast::new($kind, How::Removing)?)
+                    }
+                )+
+            }
+
             mod by_a_marker {
                 use super::*;
                 $(

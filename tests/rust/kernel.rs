@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use ferrolock::{ErrorKind, FileId, Released, Scope, Timeout, is_held_here};
+use ferrolock::mechanism::KernelLock;
+use ferrolock::{ErrorKind, FileId, Lock, Released, Scope, Timeout, is_held_here};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -156,8 +157,8 @@ fn contend_with_removers(rounds: usize, checks: bool) -> Checked<(usize, usize)>
     let place = Place::new()?;
     let watched = Watched::default();
     thread::scope(|scope| {
-        let ours = || -> Checked {
-            let lock = kernel_lock(Scope::PerOwner);
+        let ours = |mechanism: KernelLock| -> Checked {
+            let lock = Lock::new(Box::new(mechanism), Scope::PerOwner);
             for _ in 0..rounds {
                 // Without pauses: an attempt is to fall between another's removal and release.
                 while let Err(error) = acquire(&lock, me(), &place.path, Timeout::Once) {
@@ -172,7 +173,9 @@ fn contend_with_removers(rounds: usize, checks: bool) -> Checked<(usize, usize)>
             Ok(())
         };
         let theirs = || (0..rounds).try_for_each(|_| remove_at_release(&place.path, &watched, checks));
-        let threads = [scope.spawn(ours), scope.spawn(theirs), scope.spawn(ours), scope.spawn(theirs)];
+        let keeping = move || ours(KernelLock::default());
+        let removing = move || ours(KernelLock::default().removing_file());
+        let threads = [scope.spawn(keeping), scope.spawn(theirs), scope.spawn(removing), scope.spawn(theirs)];
         threads.into_iter().try_for_each(join)
     })?;
     Ok((watched.overlaps.into_inner(), 4 * rounds - watched.count.into_inner()))

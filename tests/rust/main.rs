@@ -37,3 +37,5 @@ mod kernel_files;
 mod lines;
 #[cfg(unix)]
 mod paths;
+#[cfg(unix)]
+mod removal;

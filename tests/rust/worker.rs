@@ -35,6 +35,7 @@ pub(crate) const ARGUMENTS: [&str; 4] =
 pub(crate) fn instruction(how: How) -> &'static str {
     match how {
         How::Kernel => "kernel",
+        How::Removing => "removing",
         How::Marker => "marker",
         How::ByteRange => "byte range",
         How::Lease => "lease",
@@ -49,6 +50,7 @@ pub(crate) fn instruction(how: How) -> &'static str {
 fn a_process_that_contends() -> Checked {
     let how = match std::env::var(VARIABLE).as_deref() {
         Ok("kernel") => How::Kernel,
+        Ok("removing") => How::Removing,
         Ok("marker") => How::Marker,
         Ok("byte range") => How::ByteRange,
         Ok("lease") => How::Lease,

@@ -1,4 +1,4 @@
-//! The kernel lock: `flock` on Unix, `LockFileEx` on Windows, on a file that stays where it is.
+//! The kernel lock: `flock` on Unix, `LockFileEx` on Windows, on a file that stays where it is, unless it is asked to go.
 //!
 //! How it works: open the file (creating it), lock its open file description, and then look whether the
 //! path still leads to this very file. A lock on a file that was removed or replaced meanwhile is no
@@ -8,12 +8,15 @@
 //! processes or programs have them. The kernel gives the lock back when the last copy of the description
 //! is closed, so a crash leaves nothing behind. Content of the file is never read or changed.
 //!
+//! Who holds the lock may remove the file as it gives the lock back (`removal`): first the name, then the lock.
+//!
 //! Downsides: (1) advisory: it binds only those who ask. (2) A file that is removed *while it is held*
 //! frees the path for the next one, and no one can tell the holder. (3) Some network file systems accept
 //! the call and exclude nobody.
 
 mod honesty;
 mod place;
+mod removal;
 
 use std::fs::File;
 use std::io;
@@ -23,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use honesty::Honesty;
 use place::KernelPlace;
+use removal::Removal;
 
 use super::lock_file::{self, Opened, explained, failed, no_lock_file};
 use super::{Attempt, Family, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
@@ -43,6 +47,8 @@ pub struct KernelLock {
     mode: Option<u32>,
     /// Whether a marker takes the place of a lock that does nothing.
     falls_back: bool,
+    /// Whether the file goes with the hold.
+    removes_file: bool,
     /// The owner of the file that was last locked at the path, and one. It was a regular one, so that it need not be
     /// looked at before it is opened again; and who was trusted here is trusted again.
     known_owner: AtomicU64,
@@ -53,7 +59,7 @@ impl KernelLock {
     /// them to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        Self { mode, falls_back: true, known_owner: AtomicU64::new(0) }
+        Self { mode, falls_back: true, removes_file: false, known_owner: AtomicU64::new(0) }
     }
 
     /// On a file system where the lock does nothing, fail instead of going by a marker at the path with `.soft` after
@@ -61,6 +67,15 @@ impl KernelLock {
     #[must_use]
     pub fn without_fallback(self) -> Self {
         Self { falls_back: false, ..self }
+    }
+
+    /// Remove the lock file when the lock is given back and nobody stands in line for it.
+    ///
+    /// Only an empty regular file without another name goes. One that cannot be removed stays, without an error. Safe
+    /// with everybody who looks, with the lock in hand, whether the file is still at its path.
+    #[must_use]
+    pub fn removing_file(self) -> Self {
+        Self { removes_file: true, ..self }
     }
 
     /// What takes the place of a lock that was found to do nothing. Not at the path itself: the lock file is always
@@ -96,11 +111,14 @@ impl Mechanism for KernelLock {
                 locked => locked?,
             };
             match locked {
-                Locked::Yes(guard) => {
+                Locked::Yes(mut guard) => {
                     if guard.is_there(path).map_err(|error| failed("stat", path, error))? {
                         self.known_owner.store(mark_of(guard.file.facts()), Ordering::Relaxed);
                         match guard.is_honest(path).map_err(|error| failed("lock", path, error))? {
-                            Some(true) => return Ok(Attempt::Acquired(Box::new(guard))),
+                            Some(true) => {
+                                guard.removal = self.removal(path);
+                                return Ok(Attempt::Acquired(Box::new(guard)));
+                            }
                             Some(false) => {
                                 let id = guard.id;
                                 drop(guard);
@@ -128,7 +146,12 @@ impl Mechanism for KernelLock {
     }
 
     fn family(&self) -> Option<Family> {
-        let kind = if self.falls_back { "kernel lock" } else { "kernel lock, no other" };
+        let kind = match (self.falls_back, self.removes_file) {
+            (true, false) => "kernel lock",
+            (false, false) => "kernel lock, no other",
+            (true, true) => "kernel lock on a file that goes",
+            (false, true) => "kernel lock on a file that goes, no other",
+        };
         Some(Family { kind, mode: self.mode })
     }
 
@@ -138,7 +161,7 @@ impl Mechanism for KernelLock {
         if !tracked.file().is_some_and(wakes_waiters) {
             return Ok(None);
         }
-        Ok(Some(Arc::new(KernelPlace { file: tracked, path: path.to_owned() })))
+        Ok(Some(Arc::new(KernelPlace::new(tracked, path, self.removal(path)))))
     }
 }
 
@@ -165,7 +188,7 @@ impl KernelLock {
                 if manners == Manners::PastLine {
                     sys::report_stuck_line(file);
                 }
-                Ok(Locked::Yes(KernelGuard { id, file: tracked, path: path.to_owned() }))
+                Ok(Locked::Yes(KernelGuard { id, file: tracked, path: path.to_owned(), removal: None }))
             }
             Err(error) => match sys::classify(&error) {
                 Verdict::Contended => Ok(Locked::Contended(Some(id))),
@@ -175,6 +198,11 @@ impl KernelLock {
                 }
             },
         }
+    }
+
+    /// How the file at the path will go, if it is to.
+    fn removal(&self, path: &Path) -> Option<Removal> {
+        self.removes_file.then(|| Removal::of(path)).flatten()
     }
 
     /// Opens the file that is at the path, if it is fit to be locked.
@@ -223,9 +251,36 @@ struct KernelGuard {
     id: FileId,
     file: Tracked,
     path: PathBuf,
+    /// The file is to go with the lock.
+    removal: Option<Removal>,
 }
 
 impl KernelGuard {
+    /// Unlocks the file, and removes it if it is to go. Does nothing in a forked child: the lock is the parent's.
+    ///
+    /// A file that cannot be removed stays, which harms nobody.
+    ///
+    /// # Errors
+    /// Those of unlocking; the lock is still held then.
+    fn give_back(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.file() else { return Ok(()) };
+        let removal = self.removal.take();
+        let before = removal.as_ref().map(|removal| removal.remove_before_unlock(file, self.id));
+        if matches!(before, Some(Ok(true))) {
+            // The path is free. A lock that stayed would end with the file.
+            drop(sys::unlock(file));
+            return Ok(());
+        }
+        if let Err(error) = sys::unlock(file) {
+            self.removal = removal;
+            return Err(error);
+        }
+        if let Some(removal) = removal {
+            drop(removal.remove_if_idle(&mut self.file));
+        }
+        Ok(())
+    }
+
     /// Whether the file that is locked is the one at the path, as the server knows: what was removed stays open.
     fn is_there(&self, path: &Path) -> io::Result<bool> {
         if self.file.file().is_some_and(|file| !sys::is_known_local(file, self.id)) {
@@ -254,14 +309,22 @@ impl Guard for KernelGuard {
     }
 
     /// Unlocks before it closes: a copy in a child that was made behind our back would keep the lock.
-    fn release(self: Box<Self>) -> Result<(), ReleaseError> {
-        let Some(file) = self.file.file() else { return Ok(()) };
-        match sys::unlock(file) {
+    fn release(mut self: Box<Self>) -> Result<(), ReleaseError> {
+        match self.give_back() {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = failed("unlock", &self.path, error);
                 Err(ReleaseError { guard: Some(self), error })
             }
+        }
+    }
+}
+
+impl Drop for KernelGuard {
+    fn drop(&mut self) {
+        if self.removal.is_some() {
+            // Nobody can be told, and the file is closed now.
+            drop(self.give_back());
         }
     }
 }

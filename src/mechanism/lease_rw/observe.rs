@@ -218,7 +218,8 @@ mod tests {
     fn marker(bytes: &[u8], modified: i64) -> Marker {
         let id = FileId { device: 1, inode: 2 };
         let modified = (modified, 0);
-        let stamp = Stamp { id, kind: Kind::Regular, mode: 0, links: 1, modified, changed: modified };
+        let stamp =
+            Stamp { id, kind: Kind::Regular, mode: 0, links: 1, size: 0, modified, changed: modified };
         Marker { bytes: bytes.to_owned(), stamp }
     }
 

@@ -5,3 +5,4 @@ mod deferred;
 mod lease;
 mod marker;
 mod queue;
+mod removal;
