@@ -32,6 +32,7 @@ __all__ = [
     "possible_holder",
     "release_all",
     "remove_markers_at_exit",
+    "visit_leftover",
 ]
 
 MECHANISM: Final[str]
@@ -318,6 +319,11 @@ class ModeContext:
 
 def canonical_path(path: str | os.PathLike[str]) -> str:
     """The path with the links of its folder followed, but not one at its end."""
+
+def visit_leftover(
+    path: str | os.PathLike[str], min_age_seconds: float, removes: bool
+) -> Literal["lock file", "marker", "in use", "young", "no lock file", "unknown", "gone"]:
+    """Look whether the file at the path is left over of a lock, and with ``removes`` remove it."""
 
 def check_lifetime(lifetime: float | None) -> None:
     """Check the age in seconds at which a marker expires."""

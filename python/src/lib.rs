@@ -46,6 +46,36 @@ fn canonical_path(py: Python<'_>, path: std::path::PathBuf) -> PyResult<std::ffi
     canonical.map(Into::into).map_err(|error| errors::from_io(py, &error, path.as_os_str()))
 }
 
+/// Looks whether the file at the path is left over of a lock, and with `removes` removes it.
+#[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "Python's str is converted, so the path is ours")]
+fn visit_leftover(
+    py: Python<'_>,
+    path: std::path::PathBuf,
+    min_age_seconds: f64,
+    removes: bool,
+) -> PyResult<&'static str> {
+    // Longer than a `Duration` is longer than anything has been there.
+    let min_age = std::time::Duration::try_from_secs_f64(min_age_seconds).unwrap_or(std::time::Duration::MAX);
+    let found = py.detach(|| ferrolock::mechanism::visit_leftover(&path, min_age, removes));
+    let name = path.as_os_str().into_pyobject(py)?;
+    found.map(leftover_name).map_err(|error| errors::from_core(py, name.as_any(), &error, None))
+}
+
+fn leftover_name(leftover: ferrolock::mechanism::Leftover) -> &'static str {
+    use ferrolock::mechanism::Leftover;
+
+    match leftover {
+        Leftover::LockFile => "lock file",
+        Leftover::Marker => "marker",
+        Leftover::InUse => "in use",
+        Leftover::Young => "young",
+        Leftover::NoLockFile => "no lock file",
+        Leftover::Unknown => "unknown",
+        Leftover::Gone => "gone",
+    }
+}
+
 /// The native half of the package `ferrolock`: not an interface of its own.
 #[pymodule(gil_used = false)]
 mod _native {
@@ -69,7 +99,7 @@ mod _native {
     #[pymodule_export]
     use super::read_write::NativeReadWriteLock;
     #[pymodule_export]
-    use super::{canonical_path, possible_holder, remove_markers_at_exit};
+    use super::{canonical_path, possible_holder, remove_markers_at_exit, visit_leftover};
 
     /// The lock call of this platform: `"flock"`, `"LockFileEx"` or `"none"`.
     #[pymodule_export]

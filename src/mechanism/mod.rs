@@ -6,6 +6,7 @@
 mod byte_range;
 mod kernel;
 mod lease_rw;
+mod leftover;
 mod lock_file;
 mod marker;
 
@@ -21,6 +22,7 @@ pub use kernel::KernelLock;
 pub use lease_rw::{
     Compromise, CompromiseReason, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, OnCompromise,
 };
+pub use leftover::{Leftover, visit_leftover};
 pub use marker::MarkerLock;
 
 use crate::error::Error;

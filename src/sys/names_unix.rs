@@ -319,6 +319,11 @@ pub(crate) fn remove_lock_file(at: At<'_>, id: FileId) -> io::Result<bool> {
     }
 }
 
+/// Opens what is at the name to lock it.
+pub(crate) fn open_to_lock(at: At<'_>) -> io::Result<File> {
+    Ok(rustix::fs::openat(at.folder, at.name, OPEN.union(OFlags::RDWR), Mode::empty())?.into())
+}
+
 /// The names in the folder that begin with `prefix`.
 pub(crate) fn names(at: At<'_>, prefix: &OsStr) -> io::Result<Vec<OsString>> {
     let flags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

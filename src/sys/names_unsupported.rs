@@ -103,6 +103,10 @@ pub(crate) fn remove_lock_file(_at: At<'_>, _id: FileId) -> io::Result<bool> {
     Err(unsupported())
 }
 
+pub(crate) fn open_to_lock(_at: At<'_>) -> io::Result<File> {
+    Err(unsupported())
+}
+
 pub(crate) fn names(_at: At<'_>, _prefix: &OsStr) -> io::Result<Vec<OsString>> {
     Err(unsupported())
 }

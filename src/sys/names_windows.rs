@@ -14,7 +14,7 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Storage::FileSystem::{
     DELETE, FILE_DISPOSITION_INFO, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
-    FILE_READ_ATTRIBUTES, FileDispositionInfo, SetFileInformationByHandle,
+    FILE_READ_ATTRIBUTES, FILE_SHARE_READ, FILE_SHARE_WRITE, FileDispositionInfo, SetFileInformationByHandle,
 };
 
 use super::platform::facts;
@@ -253,6 +253,16 @@ pub(crate) fn remove_lock_file(at: At<'_>, id: FileId) -> io::Result<bool> {
 fn is_in_use_or_gone(error: &io::Error) -> bool {
     let codes = [ERROR_SHARING_VIOLATION, ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND];
     codes.iter().any(|code| error.raw_os_error() == win32(*code).raw_os_error())
+}
+
+/// Opens what is at the name to lock it.
+pub(crate) fn open_to_lock(at: At<'_>) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE)
+        .custom_flags(FILE_FLAG_OPEN_REPARSE_POINT)
+        .open(at.path())
 }
 
 /// The names in the folder that begin with `prefix`.

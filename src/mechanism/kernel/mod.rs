@@ -15,6 +15,7 @@
 //! the call and exclude nobody.
 
 mod honesty;
+mod leftover;
 mod place;
 mod removal;
 
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use honesty::Honesty;
+pub(super) use leftover::visit as visit_leftover;
 use place::KernelPlace;
 use removal::Removal;
 
@@ -295,6 +297,12 @@ impl KernelGuard {
         let known = honesty::known(file, self.id);
         let honesty = if known.is_none() { honesty::prove(path, self.id)? } else { known };
         Ok(honesty.map(|honesty| honesty == Honesty::Honest))
+    }
+
+    /// Whether other hosts lock the file without our noticing.
+    fn is_of_this_host_only(&self) -> bool {
+        let is_local = self.file.file().is_some_and(|file| sys::is_known_local(file, self.id));
+        !is_local && sys::locks_of_this_host_only(self.id).is_some()
     }
 
     fn is_removed(&self) -> bool {

@@ -22,7 +22,11 @@ pub(super) struct Removal(Box<Site>);
 impl Removal {
     /// `None`: the folder cannot be kept in mind, and the file will stay.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        Site::open(path).ok().map(Box::new).map(Self)
+        Site::open(path).ok().map(Self::at)
+    }
+
+    pub(super) fn at(site: Site) -> Self {
+        Self(Box::new(site))
     }
 
     /// Takes the name away from `file`, which the caller has locked, unless others stand in line; `true`: the path is

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 pub(super) use draft::{OwnMarker, create, random_hex};
 pub(super) use guard::remove_markers_at_exit;
+pub(super) use occupant::{age, is_abandoned};
 pub(super) use site::Site;
 
 use guard::MarkerGuard;

@@ -164,11 +164,25 @@ impl Occupant {
 
 /// How long ago the marker was written, by the wall clock and the file system's: they may differ.
 #[expect(clippy::disallowed_methods, reason = "`lifetime` is defined by the wall clock, also in filelock")]
-fn age(stamp: &Stamp) -> Duration {
+pub(in crate::mechanism) fn age(stamp: &Stamp) -> Duration {
     let (seconds, nanoseconds) = stamp.modified;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let written = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0));
     now.saturating_sub(written)
+}
+
+/// Whether the file that was seen at the site as `stamp` is a marker that is proved to hold nothing: its owner is dead, or
+/// has said so. `None`: it is no marker.
+///
+/// # Errors
+/// As [`read`].
+pub(in crate::mechanism) fn is_abandoned(site: &Site, stamp: &Stamp) -> Result<Option<bool>, Error> {
+    Ok(match read(site, &site.name, stamp)? {
+        Found::Marker(occupant) if matches!(occupant.content, Content::Owned(_) | Content::Released) => {
+            Some(occupant.is_stale())
+        }
+        Found::Nothing | Found::Unreadable(_) | Found::Marker(_) => None,
+    })
 }
 
 /// A file that is no marker, and since when it has been seen as it is.
