@@ -1,4 +1,4 @@
-//! `fork`, and what the two processes then say to each other: the only module with `unsafe`.
+//! `fork`, and what the two processes then say to each other; signals for one thread: the only module with `unsafe`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -98,6 +98,29 @@ pub(crate) fn fork(body: impl FnOnce(&mut Line) -> Checked) -> Checked<Forked> {
     both_sides(body, || unsafe { libc::fork() })
 }
 
+/// The two that come out of a fork.
+#[cfg(target_os = "linux")]
+pub(crate) enum Side {
+    Parent(Forked),
+    /// What it goes on with has to end in [`be_child`].
+    Child(Line),
+}
+
+/// Forks, and both processes go on where they are.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "fork is a C function")]
+pub(crate) fn split() -> Checked<Side> {
+    let (mine, theirs) = Line::pair()?;
+    // SAFETY: as in [`fork`]; the child exits where it says how its work has ended.
+    match unsafe { libc::fork() } {
+        0 => {
+            set_alarm();
+            Ok(Side::Child(theirs))
+        }
+        pid => parent_of(pid, mine).map(Side::Parent),
+    }
+}
+
 /// Forks as a C program may that goes past the C library: no handler of `pthread_atfork` runs.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "syscall is a C function")]
@@ -120,14 +143,19 @@ fn both_sides(
             drop(mine);
             be_child(body, theirs)
         }
-        pid => match Pid::from_raw(pid) {
-            Some(pid) if pid.as_raw_nonzero().get() > 0 => Ok(Forked { line: mine, pid, reaped: false }),
-            _ => Err(io::Error::last_os_error().into()),
-        },
+        pid => parent_of(pid, mine),
     }
 }
 
-fn be_child(body: impl FnOnce(&mut Line) -> Checked, mut line: Line) -> ! {
+fn parent_of(pid: libc::pid_t, line: Line) -> Checked<Forked> {
+    match Pid::from_raw(pid) {
+        Some(pid) if pid.as_raw_nonzero().get() > 0 => Ok(Forked { line, pid, reaped: false }),
+        _ => Err(io::Error::last_os_error().into()),
+    }
+}
+
+/// What a child does: it tells how `body` ended, and exits.
+pub(crate) fn be_child(body: impl FnOnce(&mut Line) -> Checked, mut line: Line) -> ! {
     set_alarm();
     let words = match catch_unwind(AssertUnwindSafe(|| body(&mut line))) {
         Ok(Ok(())) => FINISHED.to_owned(),
@@ -154,4 +182,27 @@ fn set_alarm() {
 fn exit(status: i32) -> ! {
     // SAFETY: it takes a number and does not return; nobody counts on destructors in a forked child.
     unsafe { libc::_exit(status) }
+}
+
+/// A thread, to be sent signals by another one.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy)]
+pub(crate) struct Addressee(libc::pthread_t);
+
+#[cfg(target_os = "linux")]
+impl Addressee {
+    #[expect(unsafe_code, reason = "pthread_self is a C function")]
+    pub(crate) fn me() -> Self {
+        // SAFETY: it takes nothing and cannot fail.
+        Self(unsafe { libc::pthread_self() })
+    }
+
+    /// Sends the signal by which system calls are cut short here: its handler does nothing. Who asks sees to it that
+    /// the thread has not ended.
+    #[expect(unsafe_code, reason = "pthread_kill is a C function")]
+    pub(crate) fn interrupt(self) -> bool {
+        // SAFETY: the thread has not ended, says the caller.
+        let sent = unsafe { libc::pthread_kill(self.0, libc::SIGURG) };
+        sent == 0
+    }
 }

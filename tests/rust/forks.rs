@@ -275,6 +275,56 @@ fn a_child_forked_in_a_wait_does_not_wait() -> Checked {
     })
 }
 
+/// The child has none of the threads that its parent queued behind.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_that_goes_on_with_the_wait_waits_for_nobody_who_is_its_parents() -> Checked {
+    use std::thread;
+
+    use crate::forking::{Side, be_child, split};
+    use crate::lines::is_line_free;
+    use crate::support::{AskedOnce, LATE, join, only_woken, until};
+
+    alone(|| {
+        let place = Place::new()?;
+        let (path, holder) = (&place.path, kernel_lock(Scope::PerOwner));
+        acquire(&holder, greenlet(1), path, Timeout::Once)?;
+        let (first, lock) = (kernel_lock(Scope::PerOwner), kernel_lock(Scope::PerOwner));
+        thread::scope(|scope| {
+            let first = scope.spawn(move || -> Checked {
+                first.acquire(me(), path, only_woken(LATE), &mut Unwatched)?;
+                first.release(me(), false)?;
+                Ok(())
+            });
+            until("it has gone to the kernel", || Ok(!is_line_free(path)?))?;
+            let mut side = Err("never forked".into());
+            let mut watch = AskedOnce(|| {
+                side = split();
+                if matches!(side, Ok(Side::Parent(_))) {
+                    drop(holder.release(greenlet(1), false));
+                }
+            });
+            let acquired = lock.acquire(me(), path, only_woken(LATE), &mut watch);
+            match side? {
+                Side::Parent(child) => {
+                    acquired?;
+                    lock.release(me(), false)?;
+                    join(first)?;
+                    child.finish()
+                }
+                Side::Child(line) => be_child(
+                    |_| {
+                        acquired?;
+                        assert_eq!(lock.release(me(), false)?, Released::Unlocked);
+                        Ok(())
+                    },
+                    line,
+                ),
+            }
+        })
+    })
+}
+
 /// A child of a bare `clone` has its own process id and nothing else to tell it by.
 #[cfg(target_os = "linux")]
 #[test]

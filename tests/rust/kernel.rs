@@ -14,7 +14,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::alone::alone;
-use crate::support::{Checked, LONG, Place, SHORT, acquire, join, kernel_lock, me, patience, telling};
+use crate::support::{
+    Checked, LATE, LONG, Place, SHORT, acquire, in_time, join, kernel_lock, me, patience, telling,
+};
 
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
@@ -60,7 +62,7 @@ fn follow(change: impl FnOnce(&Place) -> Checked) -> Checked {
     thread::scope(|scope| {
         let waiter = scope.spawn(|| -> Checked<FileId> {
             let mut watch = telling(waiting);
-            lock.acquire(me(), &place.path, patience(Timeout::After(LONG)), &mut watch)?;
+            lock.acquire(me(), &place.path, patience(LATE), &mut watch)?;
             let new = id_at(&place.path)?;
             assert!(is_held_here(new) && !is_held_here(old));
             assert!(foreign_lock(&place.path)?.is_none());
@@ -70,7 +72,7 @@ fn follow(change: impl FnOnce(&Place) -> Checked) -> Checked {
         waits.recv_timeout(LONG)?;
         ferrolock::wait::sleep(SHORT);
         change(&place)?;
-        let new = join(waiter)?;
+        let new = in_time(|| join(waiter))?;
         assert_ne!(new, old, "the old file still exists, as it is open here");
         drop(theirs);
         Ok(())

@@ -37,5 +37,9 @@ mod kernel_files;
 mod lines;
 #[cfg(unix)]
 mod paths;
+#[cfg(target_os = "linux")]
+mod queues;
 #[cfg(unix)]
 mod removal;
+#[cfg(target_os = "linux")]
+mod removal_in_line;

@@ -20,6 +20,10 @@ pub(crate) type Checked<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 /// Whatever must happen happens within this time, on the slowest machine; only a hang takes longer.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
 
+/// The limit of a wait that must end before it: with its last attempt a waiter gets a lock that is free though nobody
+/// woke it.
+pub(crate) const LATE: Timeout = Timeout::After(Duration::from_secs(30));
+
 /// How long a waiter that has said that it waits is watched not to get anything.
 pub(crate) const SHORT: Duration = Duration::from_millis(60);
 
@@ -60,6 +64,20 @@ pub(crate) fn greenlet(number: usize) -> OwnerId {
 
 pub(crate) fn patience(timeout: Timeout) -> Patience {
     Patience { timeout, poll_interval: POLL, lifetime: None }
+}
+
+/// As [`patience`], and nothing but the kernel or another thread wakes the waiter before its deadline; only who is the
+/// first of its process makes an attempt now and then.
+pub(crate) fn only_woken(timeout: Timeout) -> Patience {
+    Patience { timeout, poll_interval: Duration::from_secs(60), lifetime: None }
+}
+
+/// What `wait` comes to, if it does so within [`LONG`].
+pub(crate) fn in_time<T>(wait: impl FnOnce() -> Checked<T>) -> Checked<T> {
+    let begin = Instant::now();
+    let result = wait()?;
+    let took = begin.elapsed();
+    if took < LONG { Ok(result) } else { Err(format!("it took {took:?}").into()) }
 }
 
 /// Acquires with a watch that only sleeps.
@@ -133,6 +151,25 @@ pub(crate) fn telling(waiting: Sender<()>) -> impl Watch {
         // Nobody listens any more once the test has failed: then there is no need to wait.
         waiting.send(()).map_or(ControlFlow::Break(Stop::Cancelled), ControlFlow::Continue)
     })
+}
+
+/// A watch that is asked once only, and tells by a closure.
+pub(crate) struct AskedOnce<F>(pub(crate) F);
+
+impl<F: FnMut()> Watch for AskedOnce<F> {
+    fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        (self.0)();
+        ControlFlow::Continue(())
+    }
+
+    fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
+        sleep(pause);
+        ControlFlow::Continue(())
+    }
+
+    fn has_questions(&self) -> bool {
+        false
+    }
 }
 
 /// How many descriptors of this process lead to the file at `path`, whatever their numbers.
