@@ -40,6 +40,7 @@ mod tests {
         let mut backoff = Backoff::new(longest);
         let pauses: Vec<_> = std::iter::repeat_with(|| backoff.next()).take(20).collect();
         assert!(pauses[0] <= FIRST && pauses[0] >= FIRST * 3 / 4, "{pauses:?}");
+        assert!(pauses[1] <= FIRST * 3 / 2, "by half each time: {pauses:?}");
         assert!(pauses[19] <= longest && pauses[19] >= longest * 3 / 4, "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= longest));
     }

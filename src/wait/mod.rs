@@ -412,7 +412,7 @@ mod tests {
         let (outcome, attempts) = run(&mut Script::default(), Timeout::After(limit), usize::MAX);
         assert!(matches!(outcome, Outcome::TimedOut(None)), "{outcome:?}");
         assert!(begin.elapsed() >= limit);
-        assert!(attempts > 1);
+        assert!(attempts > 0);
     }
 
     #[test]
@@ -437,13 +437,13 @@ mod tests {
     #[test]
     fn a_wait_is_one_bid_and_withdraws_it_at_its_end() {
         let mechanism = Scripted { bids: Some(Bids::default()), ..Scripted::default() };
-        let timeout = Timeout::After(Duration::from_millis(20));
-        let outcome = wait_for(&mechanism, &mut Script::default(), timeout);
-        assert!(matches!(outcome, Outcome::TimedOut(None)), "{outcome:?}");
+        let mut script = Script { stop_at_pause: Some(4), ..Script::default() };
+        let outcome = wait_for(&mechanism, &mut script, Timeout::Never);
+        assert!(matches!(outcome, Outcome::Stopped(Stop::Interrupted)), "{outcome:?}");
         let bids = mechanism.bids.unwrap_or_default();
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         assert_eq!((count(&bids.begun), count(&bids.over)), (1, 1));
-        assert!(count(&bids.attempts) > 1);
+        assert_eq!(count(&bids.attempts), 3);
         assert_eq!(mechanism.attempts.into_inner(), 0, "each attempt is the bid's");
     }
 }

@@ -2,16 +2,22 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrolock::{Error, ErrorKind, Lock, Released, Scope, Stop, Timeout, Watch, is_held_here};
+use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
+use ferrolock::wait::sleep;
+use ferrolock::{
+    Error, ErrorKind, Lock, Released, Scope, Stop, Timeout, Unwatched, WaitsBy, Watch, is_held_here,
+};
 
 use crate::alone::alone;
 use crate::mechanisms::{Faulty, Step};
 use crate::support::{
-    Asking, Checked, LONG, Place, SHORT, acquire, greenlet, is_free, join, kernel_lock, me, patience, telling,
+    Asking, Checked, LATE, LONG, POLL, Place, SHORT, acquire, greenlet, is_free, join, kernel_lock, me,
+    only_woken, patience, telling, until,
 };
 
 /// What a bounded wait may take at most: no more than a hang is told from it.
@@ -248,6 +254,167 @@ fn waiting_for_somebody_else_is_no_deadlock() -> Checked {
         holder.release(me(), false)?;
         acquire(&holder, greenlet(7), &place.path, Timeout::Once)?;
         assert_eq!(watched(&lock, &place.path, Timeout::Never, &mut cancelling())?, ErrorKind::Cancelled);
+        Ok(())
+    })
+}
+
+/// Counts what it is called for, and is asked only as often as it says.
+#[derive(Default)]
+struct Counting {
+    told: Vec<WaitsBy>,
+    questions: u32,
+    pauses: u32,
+    may_not_block: bool,
+    has_no_questions: bool,
+    look_every: Option<Duration>,
+    stops_at_pause: Option<u32>,
+}
+
+impl Watch for Counting {
+    fn begins(&mut self, waits_by: WaitsBy) {
+        self.told.push(waits_by);
+    }
+
+    fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        self.questions += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
+        self.pauses += 1;
+        sleep(pause);
+        if self.stops_at_pause.is_some_and(|last| self.pauses >= last) {
+            return ControlFlow::Break(Stop::Interrupted);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn may_block(&self) -> bool {
+        !self.may_not_block
+    }
+
+    fn has_questions(&self) -> bool {
+        !self.has_no_questions
+    }
+
+    fn look_every(&self) -> Duration {
+        self.look_every.unwrap_or(Unwatched.look_every())
+    }
+}
+
+#[test]
+fn questions_come_as_often_as_the_poll_interval_says_and_no_more_often() -> Checked {
+    let place = Place::new()?;
+    let _holder = held(&place.path)?;
+    let lock = kernel_lock(Scope::PerOwner);
+    for may_not_block in [false, true] {
+        let begin = Instant::now();
+        let mut watch = Counting { may_not_block, ..Counting::default() };
+        watched(&lock, &place.path, Timeout::After(LIMIT), &mut watch)?;
+        let at_most = begin.elapsed().as_millis() / POLL.as_millis() + 1;
+        assert!(watch.questions > 1 && u128::from(watch.questions) <= at_most, "{}", watch.questions);
+        let mut watch = Counting { may_not_block, has_no_questions: true, ..Counting::default() };
+        watched(&lock, &place.path, Timeout::After(LIMIT), &mut watch)?;
+        assert_eq!(watch.questions, 1, "it wants to be asked once");
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_watch_looks_up_from_the_kernel_as_often_as_it_says_and_no_more_often() -> Checked {
+    let place = Place::new()?;
+    let _holder = held(&place.path)?;
+    let lock = kernel_lock(Scope::PerOwner);
+    let mut watch = Counting::default();
+    watched(&lock, &place.path, Timeout::After(LIMIT), &mut watch)?;
+    assert_eq!(watch.pauses, 0, "it has nothing to look after");
+    let begin = Instant::now();
+    let look_every = Some(Duration::from_millis(20));
+    let mut watch = Counting { look_every, stops_at_pause: Some(5), ..Counting::default() };
+    assert_eq!(watched(&lock, &place.path, Timeout::After(LONG), &mut watch)?, ErrorKind::Interrupted);
+    assert!(begin.elapsed() >= Duration::from_millis(100), "{:?}", begin.elapsed());
+    Ok(())
+}
+
+/// The handler of a signal of Python's only leaves a note.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_wait_that_a_signal_cuts_short_looks_at_once_what_it_was() -> Checked {
+    use crate::forking::Addressee;
+
+    let place = Place::new()?;
+    let _holder = held(&place.path)?;
+    let lock = kernel_lock(Scope::PerOwner);
+    let (who, tells) = mpsc::channel();
+    let has_ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (lock, path, has_ended) = (&lock, &place.path, &has_ended);
+        let (ends, end) = mpsc::channel::<()>();
+        let waiter = scope.spawn(move || {
+            let mut watch = Counting { stops_at_pause: Some(1), ..Counting::default() };
+            who.send(Addressee::me()).unwrap_or_default();
+            let ended = lock.acquire(me(), path, only_woken(LATE), &mut watch);
+            has_ended.store(true, Ordering::SeqCst);
+            // The thread is there as long as it is sent signals.
+            end.recv().unwrap_or_default();
+            kind(ended)
+        });
+        let thread = tells.recv_timeout(LONG)?;
+        // It may come before the wait has begun.
+        let looked =
+            until("it is interrupted", || Ok(has_ended.load(Ordering::SeqCst) || !thread.interrupt()));
+        drop(ends);
+        looked?;
+        assert_eq!(join(waiter)?, ErrorKind::Interrupted);
+        Ok(())
+    })
+}
+
+#[test]
+fn who_may_block_is_woken_by_the_kernel_where_it_can_and_is_told_so() -> Checked {
+    let mechanisms: [fn() -> Box<dyn Mechanism>; 2] =
+        [|| Box::<KernelLock>::default(), || Box::<MarkerLock>::default()];
+    for mechanism in mechanisms {
+        let place = Place::new()?;
+        let (holder, lock) =
+            (Lock::new(mechanism(), Scope::PerOwner), Lock::new(mechanism(), Scope::PerOwner));
+        acquire(&holder, me(), &place.path, Timeout::Once)?;
+        let by_kernel = if cfg!(target_os = "linux") { WaitsBy::Kernel } else { WaitsBy::Polling };
+        assert_eq!(lock.waits_by(&place.path), by_kernel);
+        for (may_not_block, expected) in [(false, by_kernel), (true, WaitsBy::Polling)] {
+            let mut watch = Counting { may_not_block, ..Counting::default() };
+            watched(&lock, &place.path, Timeout::After(POLL), &mut watch)?;
+            assert_eq!(watch.told, [expected]);
+        }
+        // A file system whose locks are not known to be of this machine.
+        assert_eq!(lock.waits_by(Path::new("/proc/x.lock")), WaitsBy::Polling);
+    }
+    Ok(())
+}
+
+/// Neither the first of its process, which waits in the kernel, nor the next.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_waits_takes_no_time_of_the_processor() -> Checked {
+    use rustix::time::{ClockId, clock_gettime};
+
+    let place = Place::new()?;
+    let _holder = held(&place.path)?;
+    let busy = |lock: &Lock, watch: &mut dyn Watch| -> Checked<Duration> {
+        let used = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime));
+        let before = used()?;
+        watched(lock, &place.path, Timeout::After(2 * LIMIT), watch)?;
+        Ok(used()?.saturating_sub(before))
+    };
+    let (waiting, waits) = mpsc::channel();
+    thread::scope(|scope| {
+        let busy = &busy;
+        let first = scope.spawn(move || busy(&kernel_lock(Scope::PerOwner), &mut telling(waiting)));
+        waits.recv_timeout(LONG)?;
+        for took in [busy(&kernel_lock(Scope::PerOwner), &mut Unwatched)?, join(first)?] {
+            assert!(took < LIMIT / 5, "{took:?}");
+        }
         Ok(())
     })
 }
