@@ -1,10 +1,13 @@
 //! Who holds a lock object, how often, and what ends it.
 
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
-use ferrolock::{ErrorKind, OwnerId, Released, Scope, Timeout, is_held_here};
+use ferrolock::{ErrorKind, Lock, OwnerId, Released, Scope, Timeout, is_held_here};
+
+use crate::mechanisms::Beset;
 
 use crate::support::{
     Checked, LONG, Place, acquire, greenlet, guard_on, is_free, join, kernel_lock, me, patience, telling,
@@ -267,5 +270,51 @@ fn what_is_held_is_known_by_its_file() -> Checked {
     lock.release(me(), false)?;
     assert!(!is_held_here(file));
     assert!(!lock.is_held_at(&place.path));
+    Ok(())
+}
+
+/// The first to attempt got a file that was replaced before it could say so.
+#[test]
+fn a_lock_that_is_won_beside_a_shared_hold_counts_as_one_level_of_it_and_goes_back() -> Checked {
+    let place = Place::new()?;
+    let old = place.folder().join("old.lock");
+    let lock = Arc::new(OnceLock::<Lock>::new());
+    let meanwhile = {
+        let (lock, path, old) = (Arc::clone(&lock), place.path.clone(), old.clone());
+        let has_come = AtomicBool::new(false);
+        move || {
+            if !has_come.swap(true, Ordering::SeqCst) {
+                fs::rename(&path, &old).expect("nobody else moves it");
+                let lock = lock.get().expect("it is being acquired");
+                acquire(lock, greenlet(1), &path, Timeout::Once).expect("nobody has the new file");
+            }
+        }
+    };
+    let lock = lock.get_or_init(|| Lock::new(Box::new(Beset::by(meanwhile)), Scope::Shared));
+    acquire(lock, me(), &place.path, Timeout::Once)?;
+    assert_eq!(lock.depth(me()), 2);
+    assert!(lock.is_held_at(&place.path));
+    let old_file = guard_on(&old)?;
+    assert!(!is_held_here(old_file.file()));
+    assert_eq!(lock.release(me(), false)?, Released::StillHeld);
+    assert!(!is_free(&place.path)?);
+    assert_eq!(lock.release(greenlet(1), false)?, Released::Unlocked);
+    assert!(is_free(&place.path)?);
+    Ok(())
+}
+
+/// A thread pool comes with an owner for each of its threads, and a server with one for each task.
+#[test]
+fn a_lock_object_keeps_nothing_of_those_who_have_released_it() -> Checked {
+    let place = Place::new()?;
+    let lock = kernel_lock(Scope::PerOwner);
+    let mut sizes = Vec::new();
+    for _ in 0..20 {
+        let owner = OwnerId::unique();
+        acquire(&lock, owner, &place.path, Timeout::Once)?;
+        assert_eq!(lock.release(owner, false)?, Released::Unlocked);
+        sizes.push(format!("{lock:?}").len());
+    }
+    assert_eq!(sizes.first(), sizes.last());
     Ok(())
 }

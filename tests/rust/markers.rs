@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ferrolock::mechanism::{Attempt, Guard, Holder, Manners, MarkerLock, Mechanism, Terms};
-use ferrolock::record::{Content, Record};
+use ferrolock::record::{Content, Record, StartToken};
 use ferrolock::{Error, ErrorKind, Lock, Scope, Timeout};
 
 use crate::contender::How;
-use crate::support::{Checked, Place, acquire, me};
+use crate::support::{AskedOnce, Checked, LATE, Place, acquire, me, patience};
 use crate::worker;
 
 fn attempt(path: &Path) -> Result<Attempt, Error> {
@@ -128,6 +128,76 @@ fn a_bare_number_is_a_process_of_this_machine() -> Checked {
     assert!(is_held(&place.path)?);
     let lock = Lock::new(Box::new(MarkerLock::default()), Scope::PerOwner);
     acquire(&lock, me(), &place.path, Timeout::After(Duration::from_secs(30)))?;
+    Ok(())
+}
+
+#[test]
+fn a_marker_is_this_processs_only_if_all_that_it_says_fits() -> Checked {
+    let place = Place::new()?;
+    let own = own_record(&place)?;
+    let is_ours = |record: Record| -> Checked<bool> {
+        fs::write(&place.path, record.to_bytes())?;
+        Ok(MarkerLock::is_held_by_this_process(&place.path))
+    };
+    assert!(is_ours(own.clone())?);
+    assert!(is_ours(Record { start: None, ..own.clone() })?, "it does not tell its start");
+    assert!(!is_ours(Record { host: "elsewhere".to_owned(), ..own.clone() })?);
+    assert!(!is_ours(Record { pid: own.pid + 1, ..own.clone() })?);
+    let Some(start) = own.start else { return Ok(()) };
+    let start = Some(StartToken { time: start.time + 1, ..start });
+    assert!(!is_ours(Record { start, ..own })?, "an earlier process of the same number");
+    Ok(())
+}
+
+#[test]
+fn a_lock_object_says_whom_its_marker_names() -> Checked {
+    let place = Place::new()?;
+    let lock = Lock::new(Box::new(MarkerLock::default()), Scope::PerOwner);
+    assert_eq!(lock.holder(&place.path), None);
+    acquire(&lock, me(), &place.path, Timeout::Once)?;
+    assert_eq!(lock.holder(&place.path), Some(Holder::Here { pid: std::process::id() }));
+    Ok(())
+}
+
+/// They go first for a moment only, which may be over on a slow machine.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_gives_a_marker_back_lets_those_who_wait_go_first_unless_it_is_hasty() -> Checked {
+    let place = Place::new()?;
+    let mut refused = 0;
+    for _ in 0..50 {
+        let guard = held(&place.path)?;
+        let waiting = MarkerLock::default().open_place(&place.path, Manners::Hasty.into())?;
+        assert!(waiting.as_ref().is_some_and(|waiting| waiting.file() == Some(guard.file())));
+        guard.release().map_err(|error| error.error)?;
+        match MarkerLock::default().try_acquire(&place.path, Manners::Polite.into())? {
+            Attempt::Acquired(_) => {}
+            Attempt::Contended(_) | Attempt::Interrupted => refused += 1,
+        }
+        drop(held(&place.path)?);
+    }
+    assert!(refused > 0);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn who_cannot_open_a_place_to_wait_at_learns_why() -> Checked {
+    let place = Place::new()?;
+    fs::write(&place.path, "no folder")?;
+    let opened = MarkerLock::default().open_place(&place.path.join("x.lock"), Manners::Polite.into());
+    let error = opened.err().ok_or("it was opened")?;
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NOTDIR.raw_os_error()));
+    Ok(())
+}
+
+#[test]
+fn a_free_lock_is_had_without_a_wait() -> Checked {
+    let place = Place::new()?;
+    let lock = Lock::new(Box::new(MarkerLock::default()), Scope::PerOwner);
+    let mut has_waited = false;
+    lock.acquire(me(), &place.path, patience(LATE), &mut AskedOnce(|| has_waited = true))?;
+    assert!(!has_waited);
     Ok(())
 }
 

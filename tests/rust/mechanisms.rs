@@ -1,5 +1,6 @@
-//! Mechanisms that exist only here: one that does not lock, and one that fails on demand.
+//! Mechanisms that exist only here: one that does not lock, one that fails on demand, and one beside which others act.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -132,5 +133,28 @@ impl Guard for FaultyGuard {
             Step::Panic => panic!("a bug in release"),
             Step::Proceed | Step::Contend | Step::Interrupt => self.guard.release(),
         }
+    }
+}
+
+/// The kernel lock, where something happens each time after an attempt and before that can say what it came to.
+pub(crate) struct Beset(Box<dyn Fn() + Send + Sync>);
+
+impl Beset {
+    pub(crate) fn by(meanwhile: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Box::new(meanwhile))
+    }
+}
+
+impl fmt::Debug for Beset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Beset").finish_non_exhaustive()
+    }
+}
+
+impl Mechanism for Beset {
+    fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
+        let attempt = KernelLock::default().try_acquire(path, terms);
+        (self.0)();
+        attempt
     }
 }

@@ -341,3 +341,43 @@ impl Drop for KernelGuard {
 fn is_removal(error: &io::Error) -> bool {
     names::is_stale(error) || error.kind() == io::ErrorKind::NotFound
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as StdError;
+
+    use super::*;
+
+    /// What an attempt comes to on a file system whose lock does nothing.
+    #[test]
+    fn a_lock_that_does_nothing_is_replaced_by_a_marker_or_is_an_error() -> Result<(), Box<dyn StdError>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.lock");
+        let marker = folder.path().join("x.lock.soft");
+        let id = FileId { device: 0, inode: 0 };
+        let attempt = |lock: KernelLock| lock.fall_back(&path, id, Manners::Hasty.into());
+        let error = attempt(KernelLock::default().without_fallback()).expect_err("there is no lock");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(!marker.exists());
+        let held = attempt(KernelLock::default())?;
+        assert!(matches!(held, Attempt::Acquired(_)), "{held:?}");
+        assert!(marker.exists());
+        let refused = attempt(KernelLock::default())?;
+        assert!(matches!(refused, Attempt::Contended(_)), "{refused:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_is_removed_when_its_last_name_is() -> Result<(), Box<dyn StdError>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.lock");
+        let locked = KernelLock::default().lock_whatever_is_there(&path, Manners::Hasty)?;
+        let Locked::Yes(guard) = locked else { return Err("nobody has it".into()) };
+        assert!(!guard.is_removed());
+        // Not everywhere can an open file be removed.
+        if std::fs::remove_file(&path).is_ok() {
+            assert!(guard.is_removed());
+        }
+        Ok(())
+    }
+}
