@@ -170,9 +170,11 @@ fn a_writer_that_waits_keeps_new_readers_out_until_it_gives_up() -> Checked {
     let reader = parties[0].hold(Mode::Shared)?;
     let mut bid = parties[1].bid(Mode::Exclusive)?;
     assert!(acquired(bid.attempt()?)?.is_none());
+    let claims = site.claims()?;
+    assert_eq!(claims.len(), 1);
     assert!(parties[2].once(Mode::Shared)?.is_none(), "a writer waits");
     assert!(acquired(bid.attempt()?)?.is_none());
-    assert_eq!(site.claims()?.len(), 1, "the claim stays");
+    assert_eq!(site.claims()?, claims, "the claim stays the one that it was");
     drop(bid);
     assert!(site.claims()?.is_empty());
     assert!(!site.beside(".write").exists());

@@ -1,5 +1,6 @@
 //! One lock object of readers and writers: who holds it, how often, and what is refused.
 
+use std::fs;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -233,4 +234,23 @@ fn an_owner_that_has_left_a_shared_hold_may_wait_for_the_rest_of_it() -> Checked
         assert_eq!(case.release(two), Ok(Released::Unlocked));
         Ok(join(writer)?)
     })
+}
+
+/// SQLite locks such a database in other ways.
+#[test]
+fn preparing_creates_the_file_and_refuses_a_database_in_wal_mode() -> Checked {
+    let place = Place::new()?;
+    let lock = ByteRangeLock::default();
+    lock.prepare(&place.path)?;
+    assert_eq!(fs::read(&place.path)?, b"");
+    let database = |versions: [u8; 2]| [b"SQLite format 3\0\x10\x00".as_slice(), &versions].concat();
+    fs::write(&place.path, database([1, 1]))?;
+    lock.prepare(&place.path)?;
+    for versions in [[2, 1], [1, 2], [2, 2]] {
+        fs::write(&place.path, database(versions))?;
+        let error = lock.prepare(&place.path).expect_err("its locks would say nothing");
+        assert_eq!(error.kind(), ErrorKind::Unfit);
+        assert_eq!(fs::read(&place.path)?, database(versions));
+    }
+    Ok(())
 }

@@ -77,3 +77,16 @@ fn the_folder_of_readers_is_no_link() -> Checked {
     assert_eq!(fs::read_dir(elsewhere)?.count(), 0);
     Ok(())
 }
+
+#[test]
+fn an_attempt_that_fails_says_why() -> Checked {
+    let site = Site::new()?;
+    fs::write(&site.path, "no folder")?;
+    let party = Party::new(&site.path.join("x.lock"), PATIENT);
+    for mode in [Mode::Exclusive, Mode::Shared] {
+        let error = party.once(mode).expect_err("there can be no such file");
+        let error = error.downcast::<ferrolock::Error>()?;
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR), "{error}");
+    }
+    Ok(())
+}
