@@ -12,7 +12,7 @@ use ferrolock::mechanism::{
     self, Attempt, ByteRangeLock, Guard, KernelLock, Manners, Mechanism, Mode, Terms,
 };
 use ferrolock::wait::sleep;
-use ferrolock::{Lock, Patience, ReadWrite, Scope, Stop, Timeout, Unwatched, Watch};
+use ferrolock::{ErrorKind, Lock, Patience, ReadWrite, Scope, Stop, Timeout, Unwatched, Watch};
 
 use crate::alone::alone;
 use crate::support::{
@@ -268,9 +268,15 @@ fn who_gives_up_behind_a_line_does_so_in_time_and_leaves_nobody_there() -> Check
         let (first, holder) = (at_head_of_line(path)?, hasty_guard(path)?);
         let lock = kernel_lock(Scope::PerOwner);
         for _ in 0..20 {
-            let ended = in_time(|| Ok(acquire(&lock, me(), path, Timeout::After(6 * POLL))))?;
-            assert!(ended.is_err(), "it is held");
-            assert!(!is_stood_in_for()? && !is_awaited(path, Queue::Line)?);
+            let begin = Instant::now();
+            let mut watch = Asking::new(|_| match is_stood_in_for() {
+                Ok(false) if begin.elapsed() < LONG => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(Stop::Cancelled),
+            });
+            let ended = in_time(|| Ok(lock.acquire(me(), path, patience(LATE), &mut watch)))?;
+            assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::Cancelled));
+            assert!(!is_awaited(path, Queue::Line)?);
+            until("the thread is gone", || Ok(!is_stood_in_for()?))?;
         }
         thread::scope(|scope| {
             let (first, holder) = (first, holder);
