@@ -424,3 +424,27 @@ impl Drop for Waiting<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mechanism::KernelLock;
+    use crate::{Timeout, Unwatched};
+
+    /// A thread pool comes with an owner for each of its threads, and a server with one for each task.
+    #[test]
+    fn a_lock_object_keeps_nothing_of_those_who_have_released_it() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.lock");
+        let lock = Lock::new(Box::new(KernelLock::default()), Scope::PerOwner);
+        let patience =
+            Patience { timeout: Timeout::Once, poll_interval: std::time::Duration::ZERO, lifetime: None };
+        let owner = OwnerId::unique();
+        lock.acquire(owner, &path, patience, &mut Unwatched)?;
+        assert!(lock.acquire(OwnerId::unique(), &path, patience, &mut Unwatched).is_err());
+        assert_eq!(lock.slots.lock().len(), 1, "of the holder");
+        lock.release(owner, false)?;
+        assert!(lock.slots.lock().is_empty());
+        Ok(())
+    }
+}

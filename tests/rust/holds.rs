@@ -302,19 +302,3 @@ fn a_lock_that_is_won_beside_a_shared_hold_counts_as_one_level_of_it_and_goes_ba
     assert!(is_free(&place.path)?);
     Ok(())
 }
-
-/// A thread pool comes with an owner for each of its threads, and a server with one for each task.
-#[test]
-fn a_lock_object_keeps_nothing_of_those_who_have_released_it() -> Checked {
-    let place = Place::new()?;
-    let lock = kernel_lock(Scope::PerOwner);
-    let mut sizes = Vec::new();
-    for _ in 0..20 {
-        let owner = OwnerId::unique();
-        acquire(&lock, owner, &place.path, Timeout::Once)?;
-        assert_eq!(lock.release(owner, false)?, Released::Unlocked);
-        sizes.push(format!("{lock:?}").len());
-    }
-    assert_eq!(sizes.first(), sizes.last());
-    Ok(())
-}
