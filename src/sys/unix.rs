@@ -290,4 +290,15 @@ mod tests {
         }
         assert_eq!(classify(&io::Error::other("no number")), Verdict::Failed, "unknown is never acquired");
     }
+
+    #[test]
+    fn what_says_nothing_for_good_is_looked_at_again() {
+        for errno in [Errno::STALE, Errno::NOENT, Errno::IO, Errno::BUSY, Errno::INTR] {
+            assert!(is_transient(&errno.into()), "{errno:?}");
+        }
+        for errno in [Errno::EXIST, Errno::ACCESS, Errno::NOSPC, Errno::ROFS, Errno::NOTDIR, Errno::LOOP] {
+            assert!(!is_transient(&errno.into()), "{errno:?}");
+        }
+        assert!(!is_transient(&io::Error::other("no number")));
+    }
 }
