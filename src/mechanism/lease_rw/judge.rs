@@ -20,6 +20,8 @@ pub(super) enum Verdict {
     /// It is stale if its stamp is old, for who can tell: that needs a file just made there.
     Due,
     Stale,
+    /// It is not there any more.
+    Gone,
 }
 
 /// A contender that looks at the markers of others.
@@ -45,7 +47,7 @@ impl Judge<'_> {
         judge(own, theirs, unchanged, marker.stamp.modified, self.here)
     }
 
-    /// Looks at the marker `name` in the folder of readers; `None`: it is gone, or never was one.
+    /// Looks at the marker `name` in the folder of readers; `None`: it never was one.
     ///
     /// At a glance, one that was looked at a moment ago is taken to be as it was: a waiter waits in any case.
     pub(super) fn look_at(&self, name: &OsStr) -> io::Result<Option<(Verdict, Option<Marker>)>> {
@@ -56,7 +58,8 @@ impl Judge<'_> {
         }
         match look(self.readers.named(name)?)? {
             Look::Marker(marker) => Ok(Some((self.verdict(&key, &marker), Some(marker)))),
-            Look::Nothing | Look::NoFile => Ok(None),
+            Look::Nothing => Ok(Some((Verdict::Gone, None))),
+            Look::NoFile => Ok(None),
         }
     }
 

@@ -62,7 +62,8 @@ use crate::error::Error;
 use crate::fork::Tracked;
 use crate::sys::{self, FileId, names};
 
-/// How often an attempt begins again because the file system said something that does not last.
+/// How often an attempt begins again because the file system said something that does not last; or lists again because
+/// those who were listed are gone.
 const ROUNDS: u32 = 8;
 /// How many attempts in a row may end with that.
 const TROUBLES: u32 = 64;
@@ -248,8 +249,8 @@ impl Shared {
     ///
     /// Beside a writer that was granted it is not let in, whatever was lost meanwhile: the other marker of this process is
     /// found at its name *after* the new one was published, and nobody gives a name twice. So it was there all the time, and
-    /// a writer that has listed the readers before has seen it; one that lists them later sees the new one. That needs no
-    /// transition.
+    /// a writer that has listed the readers before has seen it, and lists once more if it is gone when it looks; one that lists
+    /// them later sees the new one. That needs no transition.
     fn join_reader(&self, rooms: &Arc<Rooms>, readers: &Readers) -> Outcome<Arc<Claim>> {
         let held = || Ok(Err(Contention::By(Some(readers.id()))));
         let Some(other) = claim::held_reader(readers) else { return held() };
@@ -319,7 +320,7 @@ impl Shared {
     /// *list* and *confirm*, of a reader.
     fn confirm_reader(judge: &Judge<'_>, transition: &Transition<'_>) -> io::Result<Result<u64, Contention>> {
         let listing = judge.readers.list()?;
-        if let Some(contention) = first_live(judge, &listing.writers, None, true)? {
+        if let Some(contention) = look_at_all(judge, &listing.writers, None, true)?.contention(judge) {
             return Ok(Err(contention));
         }
         reach(Step::Listed);
@@ -335,7 +336,10 @@ impl Shared {
         let glance = self.judge(&rooms, &readers, None);
         let seen = match claim {
             None => live_writer(&glance, false),
-            Some(claim) => readers.list().and_then(|listing| live_others(&glance, &listing, claim, false)),
+            Some(claim) => readers
+                .list()
+                .and_then(|listing| look_at_others(&glance, &listing, claim, false))
+                .map(|others| others.contention(&glance)),
         };
         if let Some(contention) = check(&rooms, seen)? {
             return Ok(Err(contention));
@@ -427,38 +431,51 @@ fn live_writer(judge: &Judge<'_>, evicts: bool) -> io::Result<Option<Contention>
         Some((Verdict::Stale, marker)) if evicts && !judge.evict_writer(&marker)? => {
             Ok(Some(Contention::By(Some(judge.readers.id()))))
         }
-        None | Some((Verdict::Due | Verdict::Stale, _)) => Ok(None),
+        None | Some((Verdict::Due | Verdict::Stale | Verdict::Gone, _)) => Ok(None),
+    }
+}
+
+/// What became of those who were listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Others {
+    /// There was nobody.
+    Nobody,
+    /// Somebody was there, and is not any more.
+    Gone,
+    /// Somebody may live.
+    Live,
+}
+
+impl Others {
+    fn contention(self, judge: &Judge<'_>) -> Option<Contention> {
+        (self == Self::Live).then(|| Contention::By(Some(judge.readers.id())))
     }
 }
 
 /// Whether the holder of one of the markers `markers` may live. Stale ones are evicted, inside a transition.
-fn first_live(
+fn look_at_all(
     judge: &Judge<'_>,
     markers: &[OsString],
     own: Option<&OsString>,
     evicts: bool,
-) -> io::Result<Option<Contention>> {
-    let mut is_contended = false;
+) -> io::Result<Others> {
+    let mut others = Others::Nobody;
     for name in markers.iter().filter(|name| Some(*name) != own) {
-        is_contended |= match judge.look_at(name)? {
-            Some((Verdict::Live, _)) => true,
-            Some((Verdict::Stale, Some(marker))) if evicts => !judge.evict(name, &marker)?,
-            None | Some((Verdict::Due | Verdict::Stale, _)) => false,
-        };
+        others = others.max(match judge.look_at(name)? {
+            Some((Verdict::Live, _)) => Others::Live,
+            Some((Verdict::Stale, Some(marker))) if evicts && !judge.evict(name, &marker)? => Others::Live,
+            Some((Verdict::Due | Verdict::Stale | Verdict::Gone, _)) => Others::Gone,
+            None => Others::Nobody,
+        });
     }
-    Ok(is_contended.then(|| Contention::By(Some(judge.readers.id()))))
+    Ok(others)
 }
 
 /// Whether one of all others may live.
-fn live_others(
-    judge: &Judge<'_>,
-    listing: &Listing,
-    own: &Claim,
-    evicts: bool,
-) -> io::Result<Option<Contention>> {
-    let readers = first_live(judge, &listing.readers, None, evicts)?;
-    let writers = first_live(judge, &listing.writers, Some(&own.name), evicts)?;
-    Ok(readers.or(writers))
+fn look_at_others(judge: &Judge<'_>, listing: &Listing, own: &Claim, evicts: bool) -> io::Result<Others> {
+    let readers = look_at_all(judge, &listing.readers, None, evicts)?;
+    let writers = look_at_all(judge, &listing.writers, Some(&own.name), evicts)?;
+    Ok(readers.max(writers))
 }
 
 /// *number*, *list* and *confirm*, of a writer, whose number is the newest one in the listing then.
@@ -467,27 +484,34 @@ fn confirm_writer(
     transition: &Transition<'_>,
     own: &Claim,
 ) -> io::Result<Result<Listing, Contention>> {
-    let listing = judge.readers.list()?;
-    if let Some(contention) = live_others(judge, &listing, own, true)? {
+    let mut listing = judge.readers.list()?;
+    if let Some(contention) = look_at_others(judge, &listing, own, true)?.contention(judge) {
         return Ok(Err(contention));
     }
-    let number = listing.newest().saturating_add(1);
-    match claim_number(judge.readers, number) {
-        // Somebody else is on its way; the number may be anybody's.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Err(Contention::By(None))),
-        claimed => claimed?,
+    for _ in 0..ROUNDS {
+        let number = listing.newest().saturating_add(1);
+        match claim_number(judge.readers, number) {
+            // Somebody else is on its way; the number may be anybody's.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => break,
+            claimed => claimed?,
+        }
+        reach(Step::Numbered);
+        listing = judge.readers.list()?;
+        reach(Step::Relisted);
+        match look_at_others(judge, &listing, own, true)? {
+            Others::Nobody => {}
+            // In its place there may be another one of its process, which has found it there and is not listed.
+            Others::Gone => continue,
+            Others::Live => return Ok(Err(Contention::By(Some(judge.readers.id())))),
+        }
+        reach(Step::Listed);
+        let is_whole = listing.newest() == number
+            && listing.writers.contains(&own.name)
+            && own.is_at_write()?
+            && transition.is_ours()?;
+        return Ok(if is_whole { Ok(listing) } else { Err(Contention::Again) });
     }
-    reach(Step::Numbered);
-    let listing = judge.readers.list()?;
-    if let Some(contention) = live_others(judge, &listing, own, true)? {
-        return Ok(Err(contention));
-    }
-    reach(Step::Listed);
-    let is_whole = listing.newest() == number
-        && listing.writers.contains(&own.name)
-        && own.is_at_write()?
-        && transition.is_ours()?;
-    Ok(if is_whole { Ok(listing) } else { Err(Contention::Again) })
+    Ok(Err(Contention::By(None)))
 }
 
 /// Claims the number by making its name: nobody else can, and nobody could before.

@@ -95,3 +95,26 @@ fn a_writer_that_evicts_the_first_one_meanwhile_finds_the_second_or_keeps_it_out
         drop(first);
     }
 }
+
+/// Another thread may release the first one by force meanwhile.
+#[test]
+fn a_writer_that_has_listed_the_first_one_and_finds_it_gone_finds_the_second() {
+    let case = Case::new();
+    let first = case.attempt(Mode::Shared, Manners::Hasty).unwrap();
+    // A client may list late, but for what it has just made there.
+    let marker = case.readers().remove(0);
+    let unlisted = marker.with_file_name(".unlisted");
+    fs::rename(&marker, &unlisted).unwrap();
+    let second = Rc::new(std::cell::RefCell::new(None));
+    let (path, joined) = (case.path.clone(), Rc::clone(&second));
+    stop_at(Step::Numbered, move || {
+        fs::rename(unlisted, marker).unwrap();
+        stop_at(Step::Relisted, move || {
+            *joined.borrow_mut() = attempt(&path, Mode::Shared, Manners::Nested);
+            first.release().unwrap();
+        });
+    });
+    let writer = case.attempt(Mode::Exclusive, Manners::Hasty);
+    assert!(second.borrow().is_some(), "the first one was there");
+    assert!(writer.is_none(), "it is beside a reader");
+}

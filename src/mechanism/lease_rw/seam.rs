@@ -16,6 +16,8 @@ pub(super) enum Step {
     Shown,
     /// The number is claimed.
     Numbered,
+    /// A writer has listed the others once more.
+    Relisted,
     /// The others were looked for.
     Listed,
     /// Everything was found to be one's own.
@@ -52,13 +54,14 @@ mod at {
 
     use super::Step;
 
-    pub(in crate::mechanism::lease_rw) const ALL: [Step; 17] = [
+    pub(in crate::mechanism::lease_rw) const ALL: [Step; 18] = [
         Step::Entered,
         Step::Cleared,
         Step::Publishing,
         Step::Published,
         Step::Shown,
         Step::Numbered,
+        Step::Relisted,
         Step::Listed,
         Step::Confirmed,
         Step::Granted,

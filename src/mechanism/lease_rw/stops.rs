@@ -208,6 +208,7 @@ fn prepare(path: &Path, step: Step) {
         | Step::Published
         | Step::Shown
         | Step::Numbered
+        | Step::Relisted
         | Step::Listed
         | Step::Confirmed
         | Step::Granted
@@ -218,7 +219,7 @@ fn prepare(path: &Path, step: Step) {
 }
 
 fn is_reached(plan: Plan) -> bool {
-    plan.mode == Mode::Exclusive || !matches!(plan.step, Step::Shown | Step::Numbered)
+    plan.mode == Mode::Exclusive || !matches!(plan.step, Step::Shown | Step::Numbered | Step::Relisted)
 }
 
 fn is_of_a_release(step: Step) -> bool {
