@@ -6,3 +6,4 @@ mod lease;
 mod marker;
 mod queue;
 mod removal;
+mod trap;

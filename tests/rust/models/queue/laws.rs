@@ -1,10 +1,8 @@
 //! What must hold in every state, and what must stay possible.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use stateright::Property;
 
-use stateright::{Model, Property};
-
+use super::super::trap::trap;
 use super::state::{KernelLock, OutsiderPc, Pc, State, Waiter};
 use super::{Action, Process};
 
@@ -79,72 +77,6 @@ fn is_good_end(process: &Process, state: &State) -> bool {
 }
 
 /// The way to a state from which what must happen does not lead to a good end.
-pub(super) fn trap(process: &Process) -> Option<Vec<Action>> {
-    let mut found = Found::default();
-    for state in process.init_states() {
-        found.add(state, None);
-    }
-    let mut next = 0;
-    while next < found.states.len() {
-        let state = found.states[next].clone();
-        for (action, is_due) in process.choices(&state).0 {
-            let Some(after) = process.next_state(&state, action) else { continue };
-            found.add_from(next, action, after, is_due);
-        }
-        next += 1;
-    }
-    found.trapped(|state| is_good_end(process, state))
-}
-
-#[derive(Default)]
-struct Found {
-    numbers: HashMap<State, usize>,
-    states: Vec<State>,
-    came_from: Vec<Option<(usize, Action)>>,
-    /// From which states each can be reached by what must happen.
-    before: Vec<Vec<usize>>,
-}
-
-impl Found {
-    fn add(&mut self, state: State, from: Option<(usize, Action)>) -> usize {
-        let fresh = self.states.len();
-        match self.numbers.entry(state) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(vacant) => {
-                self.states.push(vacant.key().clone());
-                self.came_from.push(from);
-                self.before.push(Vec::new());
-                *vacant.insert(fresh)
-            }
-        }
-    }
-
-    fn add_from(&mut self, from: usize, action: Action, after: State, is_due: bool) {
-        let number = self.add(after, Some((from, action)));
-        if is_due {
-            self.before[number].push(from);
-        }
-    }
-
-    fn trapped(self, is_good: impl Fn(&State) -> bool) -> Option<Vec<Action>> {
-        let mut is_safe: Vec<bool> = self.states.iter().map(is_good).collect();
-        let mut todo: Vec<usize> = (0..is_safe.len()).filter(|number| is_safe[*number]).collect();
-        while let Some(number) = todo.pop() {
-            for from in &self.before[number] {
-                if !is_safe[*from] {
-                    is_safe[*from] = true;
-                    todo.push(*from);
-                }
-            }
-        }
-        let trapped = is_safe.iter().position(|is_safe| !is_safe)?;
-        let mut way = Vec::new();
-        let mut at = trapped;
-        while let Some((from, action)) = self.came_from[at] {
-            way.push(action);
-            at = from;
-        }
-        way.reverse();
-        Some(way)
-    }
+pub(super) fn way_to_trap(process: &Process) -> Option<Vec<Action>> {
+    trap(process, |state| process.choices(state).0, |state| is_good_end(process, state))
 }

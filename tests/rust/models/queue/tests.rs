@@ -5,7 +5,7 @@ use std::thread;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use super::laws::{ALONE, NO_ORPHAN, NOT_IN_VAIN, trap};
+use super::laws::{ALONE, NO_ORPHAN, NOT_IN_VAIN, way_to_trap};
 use super::state::{Pc, StandIn, State, Then, Waiter, Who};
 use super::{Action, Asks, Circumstance, Config, Fate, Flaw, Outside, Process, Waits};
 use crate::support::Checked;
@@ -46,7 +46,7 @@ fn holds(config: &Config) -> Checked {
 
 /// What must happen leads to a good end from every state.
 fn ends_well(config: &Config) -> Checked {
-    trap(&Process::new(config)).map_or(Ok(()), |way| Err(told("it ends well", config, &way).into()))
+    way_to_trap(&Process::new(config)).map_or(Ok(()), |way| Err(told("it ends well", config, &way).into()))
 }
 
 fn holds_and_ends_well(config: &Config) -> Checked {
