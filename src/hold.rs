@@ -21,7 +21,7 @@ use crate::fork::{self, ForkMutex};
 use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::registry::{self, Held, LockId};
-use crate::sys::{self, FileId};
+use crate::sys::{self, Descriptor, FileId};
 use crate::wait::{self, Party, Patience, Target, WaitsBy, Watch};
 
 /// Whose holds a lock object tells apart.
@@ -42,6 +42,15 @@ pub enum Released {
     StillHeld,
     /// The lock is given back.
     Unlocked,
+}
+
+/// What an acquisition gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// A hold: the lock was had from the mechanism.
+    First,
+    /// One level more of a hold that was there.
+    Nested,
 }
 
 /// A lock object: a mechanism, and the holds that its owners have through it.
@@ -153,10 +162,10 @@ impl Lock {
         path: &Path,
         patience: Patience,
         watch: &mut dyn Watch,
-    ) -> Result<(), Error> {
+    ) -> Result<Level, Error> {
         fork::notice_fork();
         if self.nest_or_refuse(owner, path)? {
-            return Ok(());
+            return Ok(Level::Nested);
         }
         let asker = Asker {
             lock: self.id,
@@ -166,14 +175,14 @@ impl Lock {
             patience,
             nest: &|| if self.nest(owner) { Nesting::Nested } else { Nesting::No },
         };
-        if let Answer::Acquired(guard) = asker.acquire(path, watch, || Waiting::enter(self, owner))? {
-            self.commit(owner, owner, guard);
+        match asker.acquire(path, watch, || Waiting::enter(self, owner))? {
+            Answer::Acquired(guard) => Ok(self.commit(owner, owner, guard)),
+            Answer::Nested => Ok(Level::Nested),
         }
-        Ok(())
     }
 
     /// Makes the lock that `guard` stands for a hold of `owner`'s, for whom `debtor` is not to wait.
-    fn commit(&self, owner: OwnerId, debtor: OwnerId, guard: Box<dyn Guard>) {
+    fn commit(&self, owner: OwnerId, debtor: OwnerId, guard: Box<dyn Guard>) -> Level {
         let file = guard.file();
         // Before anybody can release it: a record that came later would stay.
         registry::record(Held::of(self.id, debtor, &*guard));
@@ -199,7 +208,8 @@ impl Lock {
         while !try_to_commit() {
             thread::yield_now();
         }
-        if guard.is_some() {
+        let level = if guard.is_some() { Level::Nested } else { Level::First };
+        if level == Level::Nested {
             registry::forget(self.id, file);
         }
         if self.scope == Scope::Shared {
@@ -208,6 +218,7 @@ impl Lock {
             // Tasks of one thread may wait for its hold.
             wait::desk::nudge(self.id);
         }
+        level
     }
 
     /// As [`Lock::nest`], but an error where the owner waits for this lock object already.
@@ -262,6 +273,17 @@ impl Lock {
     #[must_use]
     pub fn holder(&self, path: &Path) -> Option<Holder> {
         self.mechanism.holder(path)
+    }
+
+    /// The descriptor by which `owner` holds the lock, where it is held by one; on Windows the handle.
+    #[must_use]
+    pub fn descriptor(&self, owner: OwnerId) -> Option<Descriptor> {
+        let key = self.key(owner);
+        let slots = self.slots.lock();
+        slots.iter().find(|slot| slot.owner == key).and_then(|slot| match &slot.phase {
+            Phase::Held { guard, .. } => guard.open_file().map(sys::descriptor),
+            Phase::Free | Phase::Busy => None,
+        })
     }
 
     /// Whether any owner holds this lock object on the file that is at `path`.
@@ -358,9 +380,8 @@ impl Target for Lock {
         if self.nest(party.owner) { Nesting::Nested } else { Nesting::No }
     }
 
-    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
-        self.commit(party.owner, party.debtor, guard);
-        Ok(())
+    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<Level, ErrorKind> {
+        Ok(self.commit(party.owner, party.debtor, guard))
     }
 
     fn is_busy(&self, party: Party) -> bool {

@@ -35,6 +35,7 @@
 //! five seconds for a file that is being opened goes on without.
 
 mod asking;
+mod descriptor;
 mod error;
 mod fork;
 mod heartbeat;
@@ -52,14 +53,15 @@ mod sys;
 mod time;
 pub mod wait;
 
+pub use descriptor::{descriptor_of, lock_descriptor, unlock_descriptor};
 pub use error::{Error, ErrorKind};
-pub use fork::watch_forks;
-pub use hold::{Lock, Released, Scope};
+pub use fork::{ForkMutex, Listed, watch_forks};
+pub use hold::{Level, Lock, Released, Scope};
 pub use local::{is_known_quick, learn_quickness};
 pub use notice::take_notices;
 pub use owner::OwnerId;
 pub use read_write::{Door, ReadWrite};
 pub use registry::is_held_here;
-pub use sys::{ERRORS_ARE_WIN32, FileId, MECHANISM, possible_holder};
+pub use sys::{Descriptor, ERRORS_ARE_WIN32, FileId, MECHANISM, possible_holder};
 pub use time::Timeout;
 pub use wait::{Deferred, News, Patience, Request, Stop, Unmet, Unwatched, WaitsBy, Watch};

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{self, Path, PathBuf};
 
+use crate::sys::{self, FileId};
+
 /// Makes `path` independent of later changes of the working directory.
 ///
 /// Links stay as they are. The empty path stays empty, for the operating system to refuse.
@@ -38,6 +40,12 @@ fn resolve_existing(folder: &Path) -> io::Result<PathBuf> {
         }
         (resolved, _, _) => resolved,
     }
+}
+
+/// The file that `path` leads to, where it can be known.
+#[must_use]
+pub fn file_at(path: &Path) -> Option<FileId> {
+    sys::id_at(path).ok().flatten()
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from . import _native
 from ._api import AcquireReturnProxy, BaseFileLock
-from ._error import Timeout
+from ._descriptor import lock_descriptor, unlock_descriptor
+from ._error import LockClosedError, Timeout
 from ._native import __version__
 from ._read_write import ReadWriteLock
 from ._soft import SoftFileLock, SoftFileLockLifetimeWarning
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import sys
 
     from ._compromise import CompromiseReason, LeaseCompromise
+    from ._options import CloseErrorPolicy, ContextErrorPolicy, LockOptions
     from .asyncio import (
         AsyncAcquireReadWriteReturnProxy,
         AsyncAcquireReturnProxy,
@@ -55,8 +57,11 @@ else:
         "AsyncUnixFileLock": "asyncio.AsyncUnixFileLock",
         "AsyncWindowsFileLock": "asyncio.AsyncWindowsFileLock",
         "BaseAsyncFileLock": "asyncio.BaseAsyncFileLock",
+        "CloseErrorPolicy": "_options.CloseErrorPolicy",
         "CompromiseReason": "_compromise.CompromiseReason",
+        "ContextErrorPolicy": "_options.ContextErrorPolicy",
         "LeaseCompromise": "_compromise.LeaseCompromise",
+        "LockOptions": "_options.LockOptions",
         "asyncio": "asyncio",
     }
     """What needs modules that take longer to import than all of this package, and where it is."""
@@ -99,9 +104,13 @@ __all__ = [
     "AsyncWindowsFileLock",
     "BaseAsyncFileLock",
     "BaseFileLock",
+    "CloseErrorPolicy",
     "CompromiseReason",
+    "ContextErrorPolicy",
     "FileLock",
     "LeaseCompromise",
+    "LockClosedError",
+    "LockOptions",
     "ReadWriteLock",
     "SoftFileLock",
     "SoftFileLockLifetimeWarning",
@@ -112,4 +121,6 @@ __all__ = [
     "__version__",
     "has_fcntl",
     "install",
+    "lock_descriptor",
+    "unlock_descriptor",
 ]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from abc import ABCMeta, abstractmethod
 
+from ._backend import UNSET_FILE_MODE, FileLockContext, ThreadLocalFileContext, release_at_exit
 from ._error import Timeout
-from ._native import AcquireReturnProxy, NativeLock, check_lifetime, check_options
+from ._native import AcquireReturnProxy, NativeLock, check_lifetime, check_options, check_policies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ParamSpec, TypeVar
+
+    from ._options import CloseErrorPolicy, ContextErrorPolicy
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -29,7 +32,11 @@ _DEFAULTS = {
     "is_singleton": False,
     "poll_interval": 0.05,
     "lifetime": None,
+    "context_error_policy": "chain",
+    "close_error_policy": "default",
     "fallback_to_soft": True,
+    "preserve_lock_file": False,
+    "on_acquired": None,
     "unlink_on_release": False,
 }
 
@@ -43,18 +50,30 @@ class FileLockMeta(ABCMeta):
     _is_plain: bool
     """Whether locks of this class are made as their base class makes them; None of its own changes that."""
 
+    _is_backend: bool
+    """Whether the class has an ``_acquire`` or ``_release`` of its own, for the core to call."""
+
     def __init__(cls, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         cls._note_construction()
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in {"__init__", "__new__"}:
+        if name in {"__init__", "__new__", "_acquire", "_release"}:
             cls._note_construction()
+
+    @property
+    def _instances(cls) -> Any:
+        """The living singletons of the class, by path."""
+        from ._singleton import living
+
+        return living(cls)
 
     def _note_construction(cls) -> None:
         is_made_as_base = getattr(cls, "__init__", None) in _base_inits and getattr(cls, "__new__", None) is _new
-        cls._is_plain = is_made_as_base and not cls.__abstractmethods__
+        steps = getattr(cls, "_acquire", None), getattr(cls, "_release", None)
+        cls._is_backend = steps != (NativeLock._attempt, NativeLock._give_back)
+        cls._is_plain = is_made_as_base and not cls._is_backend and not cls.__abstractmethods__
         every_class: Any = cls
         for subclass in type.__subclasses__(every_class):
             subclass._note_construction()
@@ -82,6 +101,8 @@ class FileLockMeta(ABCMeta):
             raise TypeError(msg)
         lifetime = options["lifetime"]
         check_options(lifetime, options["poll_interval"], options["blocking"], options["timeout"], options["mode"])
+        check_policies(options["context_error_policy"], options["close_error_policy"])
+        cls._refuse_unsupported(options["preserve_lock_file"], options["on_acquired"])
         if lifetime is not None:
             options["lifetime"] = cls._admit_lifetime(lifetime, stacklevel=3)
         arguments = cls._accepted(options)
@@ -125,6 +146,13 @@ class FileLockMeta(ABCMeta):
         warnings.warn(msg, UserWarning, stacklevel=stacklevel + 1)
         return None
 
+    def _refuse_unsupported(cls, preserve_lock_file: Any, on_acquired: Any) -> None:
+        """
+        Refuse options that locks of this class cannot honour.
+
+        :raises ValueError: for one of them
+        """
+
 
 class BaseFileLock(NativeLock, metaclass=FileLockMeta):
     """
@@ -132,6 +160,9 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
 
     A lock is a context manager and a decorator. It is reentrant: who holds it can acquire it again, and
     releases it as often. Each thread has a hold and a count of its own, unless ``thread_local=False``.
+
+    A subclass with another way to lock implements :meth:`_acquire` and :meth:`_release`; waiting, counting, timeouts
+    and the rest are here.
     """
 
     def __init__(
@@ -145,7 +176,11 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         is_singleton: bool = False,
         poll_interval: float = 0.05,
         lifetime: float | None = None,
+        context_error_policy: ContextErrorPolicy = "chain",
+        close_error_policy: CloseErrorPolicy = "default",
         fallback_to_soft: bool = True,
+        preserve_lock_file: bool = False,
+        on_acquired: Callable[[int], object] | None = None,
         unlink_on_release: bool = False,
     ) -> None:
         """
@@ -160,8 +195,15 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         :param poll_interval: seconds between two questions of ``cancel_check``, and the longest pause
             between two attempts where waiting has to poll
         :param lifetime: seconds after which a marker counts as abandoned; ignored by kernel locks
-        :param fallback_to_soft: where the lock call of a file system was found to exclude nobody, go by a marker
-            (the path with ``.soft`` after it) and warn; False fails there
+        :param context_error_policy: what a ``with`` raises whose body and whose release have both failed: ``"chain"``
+            the error of the release, with the other one as its ``__context__``; ``"group"`` an exception group of both
+        :param close_error_policy: whether a release fails if closing the file does, when the lock is free already:
+            ``"raise"``, ``"suppress"``, or ``"default"``, which raises except for kernel locks of Unix
+        :param fallback_to_soft: where a file system has no lock call, or one that excludes nobody, go by a marker and
+            warn: at the path itself, or in the second case at the path with ``.soft`` after it; False fails there
+        :param preserve_lock_file: promise that the lock file is never removed: there is no fallback to a marker then
+        :param on_acquired: called with the descriptor of the lock file when the lock was acquired, before ``acquire``
+            returns; if it raises, the lock is released. There is no fallback to a marker then
         :param unlink_on_release: remove the lock file when the lock is given back and nobody stands in line for it, if
             it is empty; who locks it must look, as ferrolock does, whether it is still at the path
         :raises TypeError, ValueError: for an option of the wrong kind or out of range
@@ -170,6 +212,8 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             check_lifetime(lifetime)
             if not self._has_lifetime:  # who has markers was warned by the metaclass, also where a singleton is found
                 lifetime = type(self)._admit_lifetime(lifetime, stacklevel=2)
+        if preserve_lock_file or on_acquired is not None:
+            type(self)._refuse_unsupported(preserve_lock_file, on_acquired)
         self._configure(
             lock_file,
             timeout,
@@ -179,9 +223,16 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             is_singleton,
             poll_interval,
             lifetime,
-            fallback_to_soft,
-            unlink_on_release,
+            context_error_policy=context_error_policy,
+            close_error_policy=close_error_policy,
+            fallback_to_soft=fallback_to_soft,
+            preserve_lock_file=preserve_lock_file,
+            on_acquired=on_acquired,
+            unlink_on_release=unlink_on_release,
+            is_backend=type(self)._is_backend,
         )
+        if type(self)._is_backend:
+            release_at_exit(self)
 
     _initialize = __init__
     """The ``__init__`` that knows all settings, whatever a subclass takes."""
@@ -194,10 +245,38 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
     _has_lifetime = False
     """Whether a lifetime means anything to locks of this class."""
 
-    @property
     @abstractmethod
-    def _mechanism(self) -> str:
-        """The way in which the lock is represented on disk."""
+    def _acquire(self) -> None:
+        """
+        Make one attempt to get the lock, without waiting for anybody.
+
+        Got, set ``self._context.lock_file_fd`` to the descriptor that stands for it; otherwise leave it None. Called
+        again every ``poll_interval`` of a wait. What it raises comes out of :meth:`acquire`; if it has set the
+        descriptor, :meth:`_release` is called before.
+        """
+
+    @abstractmethod
+    def _release(self) -> None:
+        """
+        Give the lock back, and set ``self._context.lock_file_fd`` to None.
+
+        If it raises with the descriptor still there, the lock is held as before; without one it is free.
+        """
+
+    def _finish_step(self, step: Any) -> None:
+        """Refuse what nobody can wait for here."""
+        step.close()
+        msg = f"_acquire() and _release() of {type(self).__name__} are coroutines: it has to be a BaseAsyncFileLock"
+        raise TypeError(msg)
+
+    @property
+    def _context(self) -> FileLockContext:
+        """What filelock's own code and that of backends know of a lock object."""
+        return (ThreadLocalFileContext if self.is_thread_local() else FileLockContext)(self)
+
+    def _open_mode(self) -> int:
+        """The permission bits that a backend should create a lock file with."""
+        return self.mode if self.has_explicit_mode else 0o666
 
     @property
     def timeout(self) -> float:
@@ -225,6 +304,42 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
         if value is not None:
             type(self)._admit_lifetime(value, stacklevel=3)
 
+    @property
+    def context_error_policy(self) -> ContextErrorPolicy:
+        """What a ``with`` raises whose body and whose release have both failed: ``"chain"`` or ``"group"``."""
+        policy: ContextErrorPolicy = self._policy("context_error_policy")
+        return policy
+
+    @property
+    def close_error_policy(self) -> CloseErrorPolicy:
+        """Whether errors of closing a file that is unlocked already are raised."""
+        policy: CloseErrorPolicy = self._policy("close_error_policy")
+        return policy
+
+    @property
+    def fallback_to_soft(self) -> bool:
+        """Whether a marker takes the place of a lock call that is not there, or excludes nobody."""
+        falls_back: bool = self._policy("fallback_to_soft")
+        return falls_back
+
+    @property
+    def preserve_lock_file(self) -> bool:
+        """Whether it was promised that the lock file is never removed."""
+        is_preserved: bool = self._policy("preserve_lock_file")
+        return is_preserved
+
+    @property
+    def unlink_on_release(self) -> bool:
+        """Whether the lock file is removed when the lock is given back and nobody stands in line for it."""
+        goes: bool = self._policy("unlink_on_release")
+        return goes
+
+    @property
+    def on_acquired(self) -> Callable[[int], object] | None:
+        """What is called with the descriptor of the lock file when the lock was acquired."""
+        hook: Callable[[int], object] | None = self._policy("on_acquired")
+        return hook
+
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function: each call runs with the lock held."""
         from functools import wraps
@@ -241,7 +356,12 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             self._note_own_methods()
         super().__setattr__(name, value)
 
-    __del__ = NativeLock._finalize  # not a function of Python's: it would cost each construction a sixth more
+    if TYPE_CHECKING:
+
+        def __del__(self) -> None:
+            """Release what is held, for nobody else can any more."""
+    else:
+        __del__ = NativeLock._finalize  # not a function of Python's: it would cost each construction a sixth more
 
     def __repr__(self) -> str:
         state = "held" if self._is_held_by_anyone() else "unheld"
@@ -264,7 +384,11 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             "is_singleton": self.is_singleton,
             "poll_interval": self.poll_interval,
             "lifetime": self.lifetime,
+            "context_error_policy": self.context_error_policy,
+            "close_error_policy": self.close_error_policy,
             "fallback_to_soft": self.fallback_to_soft,
+            "preserve_lock_file": self.preserve_lock_file,
+            "on_acquired": self.on_acquired,
             "unlink_on_release": self.unlink_on_release,
         }
 
@@ -291,4 +415,14 @@ def _unpickle(cls: Any, lock_file: str, settings: dict[str, Any]) -> Any:
     return get_or_construct(cls, lock_file, options, construct)
 
 
-__all__ = ["AcquireReturnProxy", "BaseFileLock"]
+_UNSET_FILE_MODE = UNSET_FILE_MODE
+"""filelock's name for it in 3.x."""
+
+__all__ = [
+    "UNSET_FILE_MODE",
+    "AcquireReturnProxy",
+    "BaseFileLock",
+    "FileLockContext",
+    "FileLockMeta",
+    "ThreadLocalFileContext",
+]

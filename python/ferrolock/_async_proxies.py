@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from ._error import both_failed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -22,13 +24,23 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound="Released")
 
 
+async def leave(lock: Released, error: BaseException | None) -> None:
+    """Release at the end of an ``async with`` whose body has raised ``error``, or None."""
+    try:
+        await lock.release()
+    except BaseException as failure:
+        if error is None or getattr(lock, "context_error_policy", "chain") == "chain":
+            raise
+        raise both_failed(error, failure) from None
+
+
 class AsyncAcquireReturnProxy(Generic[L]):
     """The result of ``await acquire()``: leaves the lock when an ``async with`` on it ends; does not acquire again."""
 
     __slots__ = ("lock",)
 
     def __init__(self, lock: L) -> None:
-        self.lock = lock
+        self.lock: L = lock
 
     async def __aenter__(self) -> L:
         """Give the lock."""
@@ -37,8 +49,8 @@ class AsyncAcquireReturnProxy(Generic[L]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release the lock once; an exception of the body goes on."""
-        await self.lock.release()
+        """Release the lock once; an exception of the body goes on. Where both fail, the policy says what is raised."""
+        await leave(self.lock, exc_value)
 
 
 class AsyncAcquireReadWriteReturnProxy(AsyncAcquireReturnProxy["AsyncReadWriteLock"]):

@@ -158,9 +158,9 @@ class AsyncReadWriteLockBase(_native.NativeDoor, Generic[S, P_co]):
         crowd = crowd_before()
         if crowd is not None:
             await crowd.queue_up()
-        deferred = self._begin(is_writer, timeout, blocking, self._is_inline)
-        if deferred is not None:
-            await settle(deferred, self._executor, None)
+        begun = self._begin(is_writer, timeout, blocking, self._is_inline)
+        if not isinstance(begun, bool):
+            await settle(begun, self._executor, None)
         return self._proxy(self)
 
     def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> AsyncModeContext:

@@ -72,6 +72,38 @@ class Timeout(TimeoutError):  # noqa: N818 - filelock's name
         return type(self), (self._lock_file,), self.__dict__
 
 
+def group_class() -> Any:
+    """
+    Find the class of exception groups.
+
+    :raises ValueError: where there is none
+    """
+    if sys.version_info >= (3, 11):
+        return BaseExceptionGroup  # noqa: F821 - not in 3.10, which is why it is asked for
+    else:  # noqa: RET505 - as a branch, so that type checkers leave it alone
+        try:
+            from exceptiongroup import BaseExceptionGroup as Backport
+        except ImportError:
+            msg = "context_error_policy='group' needs Python 3.11, or the backport: pip install exceptiongroup"
+            raise ValueError(msg) from None
+        return Backport
+
+
+def both_failed(
+    body: BaseException, release: BaseException, message: str = "lock body and release both failed"
+) -> BaseException:
+    """Make one exception of the two that a hold and the release of it have ended with."""
+    try:
+        group: BaseException = group_class()(message, [body, release])
+    except ValueError:  # `on_acquired` needs no groups, unless two fail
+        release.__context__ = body
+        return release
+    if release.__context__ is body:
+        release.__context__ = None  # it is shown beside it
+    group.__cause__ = None  # and neither of them again
+    return group
+
+
 def _command(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
@@ -98,7 +130,7 @@ def closed(lock_file: str) -> LockClosedError:
     filelock's is `sqlite3.ProgrammingError`. Who expects that has imported sqlite3, and then this one is that too.
     """
     global _closed_class  # noqa: PLW0603 - made once, when it is first needed
-    message = f"The lock on '{lock_file}' has been closed."
+    message = f"The lock on '{lock_file}' has been closed: make a new lock object to use it again"
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is None:
         return LockClosedError(message)

@@ -22,16 +22,20 @@ __all__ = [
     "NativeLock",
     "NativeReadWriteLock",
     "__version__",
+    "announce",
     "begin_acquire",
     "canonical_path",
     "check_lifetime",
     "check_options",
+    "check_policies",
     "end_idle_porters",
     "end_waits",
     "is_quick",
+    "lock_descriptor",
     "possible_holder",
     "release_all",
     "remove_markers_at_exit",
+    "unlock_descriptor",
     "visit_leftover",
 ]
 
@@ -58,7 +62,7 @@ class AcquireReturnProxy(Generic[_L_co]):
         """Give the lock."""
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Release the lock once; an exception of the body goes on."""
 
@@ -80,10 +84,10 @@ class NativeLock:
         is_singleton: bool | None = None,
         poll_interval: float | None = None,
         lifetime: float | None = None,
-        fallback_to_soft: bool | None = None,
-        unlink_on_release: bool | None = None,
         *,
         mechanism: str | None = None,
+        is_backend: bool = False,
+        **policies: Any,
     ) -> None: ...
     def acquire(
         self,
@@ -123,7 +127,7 @@ class NativeLock:
         """Acquire the lock as :meth:`acquire` does by default."""
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Release one level; an exception of the body goes on."""
 
@@ -151,14 +155,10 @@ class NativeLock:
     def is_singleton(self) -> bool:
         """Whether there is one lock object for each path and class."""
 
-    @property
-    def fallback_to_soft(self) -> bool:
-        """Whether a marker takes the place of a kernel lock that was found to exclude nobody."""
-
-    @property
-    def unlink_on_release(self) -> bool:
-        """Whether the lock file is removed when the lock is given back and nobody stands in line for it."""
-
+    def _policy(self, name: str) -> Any: ...
+    def _attempt(self) -> None: ...
+    def _give_back(self) -> None: ...
+    _descriptor: int | None
     @property
     def waits_by(self) -> Literal["kernel", "polling"]:
         """
@@ -294,7 +294,7 @@ class NativeDoor:
     def _lead_to(self, lock: NativeReadWriteLock) -> None: ...
     def _begin(
         self, is_writer: bool, timeout: float | None, blocking: bool | None, is_inline: bool | None
-    ) -> Deferred | None: ...
+    ) -> Deferred | bool: ...
     def _unnest(self, force: bool) -> Any: ...
     def _release(self, owner: Any, force: bool) -> None: ...
     def _close(self) -> None: ...
@@ -310,7 +310,7 @@ class ModeContext:
         """Acquire."""
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Release one level; an exception of the body goes on."""
 
@@ -331,6 +331,15 @@ def check_lifetime(lifetime: float | None) -> None:
 def check_options(lifetime: float | None, poll_interval: float, blocking: bool, timeout: float, mode: int) -> None:
     """Check the options of a lock in the order in which filelock does."""
 
+def check_policies(context_error_policy: str, close_error_policy: str) -> None:
+    """Check the policies about errors in the order in which filelock does."""
+
+def lock_descriptor(descriptor: int, *, blocking: bool, poll_interval: float) -> bool:
+    """Lock the file of an open descriptor (on Windows a handle); False: somebody else has it."""
+
+def unlock_descriptor(descriptor: int) -> None:
+    """Give back the lock of the file of an open descriptor."""
+
 def remove_markers_at_exit() -> None:
     """Remove the markers that nobody will release any more, at the end of the process."""
 
@@ -349,6 +358,13 @@ class Deferred:
     def is_granted(self) -> bool:
         """Whether there is something to accept, or to give back."""
 
+    @property
+    def is_unattended(self) -> bool:
+        """Whether the task has to make all attempts itself: the mechanism is Python's."""
+
+    def check_time(self) -> float:
+        """Raise ``Timeout`` if there is no time for another attempt; give the time until that."""
+
     def attempt(self) -> bool:
         """Make one attempt, on a thread that may block: True, there is something to accept."""
 
@@ -361,8 +377,12 @@ class Deferred:
     def ask(self, cancel_check: Callable[[], bool] | None, *, is_first: bool = False) -> None:
         """Ask ``cancel_check``, and raise ``Timeout`` if it is true; tell the log that the wait goes on."""
 
-    def accept(self) -> bool:
-        """Make a hold of what was granted. False: not yet, for a release through this lock object is not over."""
+    def accept(self) -> bool | None:
+        """
+        Make a hold of what was granted. None: not yet, for a release through this lock object is not over.
+
+        True: it is to be announced.
+        """
 
     @property
     def is_leaving(self) -> bool:
@@ -378,8 +398,15 @@ def begin_acquire(
     blocking: bool | None,
     has_questions: bool,
     is_inline: bool | None,
-) -> Deferred | None:
-    """Begin to acquire the lock for the running task. None: it is held now; otherwise there is more to do."""
+) -> Deferred | bool:
+    """
+    Begin to acquire the lock for the running task. A bool: it is held; otherwise there is more to do.
+
+    True: it is to be announced.
+    """
+
+def announce(lock: NativeLock) -> None:
+    """Call ``on_acquired``, for a lock that the running task or its thread has come to hold."""
 
 def is_quick(lock: NativeLock) -> bool:
     """Whether the lock object's calls on its path are known to come back soon."""

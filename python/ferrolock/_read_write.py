@@ -56,7 +56,12 @@ class ReadWriteLockBase(NativeReadWriteLock, metaclass=ReadWriteLockMeta):
     _is_singleton: bool
     _singleton_options: dict[str, Any]
 
-    __del__ = NativeReadWriteLock._finalize
+    if TYPE_CHECKING:
+
+        def __del__(self) -> None:
+            """Release what is held, for nobody else can any more."""
+    else:
+        __del__ = NativeReadWriteLock._finalize
 
     def __repr__(self) -> str:
         state = "held" if self._is_held_by_anyone() else "unheld"

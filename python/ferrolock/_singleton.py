@@ -43,6 +43,11 @@ def _cache_of(cls: type) -> _Cache:
         return cache
 
 
+def living(cls: type) -> WeakValueDictionary[str, Any]:
+    """The singletons of a class that somebody still has, by path."""
+    return _cache_of(cls).locks
+
+
 def _fresh_construction_locks() -> None:
     global _listing  # noqa: PLW0603 - the point of it
     _listing = threading.RLock()
@@ -118,4 +123,5 @@ def _behaviour(name: str, value: Any) -> Any:
         if value < 0 or value == float("inf"):
             return -1.0
         return "nan" if isnan(value) else value
-    return value
+    # These are what they are, whatever they say they are equal to.
+    return id(value) if name in {"on_acquired", "loop", "executor"} else value

@@ -25,11 +25,12 @@ class SoftFileLock(BaseFileLock):
     of the same machine that asks.
     """
 
-    _mechanism = "marker"
     _has_lifetime = True
+    _acquire = _native.NativeLock._attempt
+    _release = _native.NativeLock._give_back
 
     def _configure(self, *args: Any, **options: Any) -> None:
-        super()._configure(*args, mechanism=self._mechanism, **options)
+        super()._configure(*args, mechanism="marker", **options)
 
     @property
     def pid(self) -> int | None:
@@ -64,6 +65,22 @@ class SoftFileLock(BaseFileLock):
         if value is not None:
             type(self)._admit_lifetime(value, stacklevel=3)
         self._lifetime = value
+
+    @classmethod
+    def _refuse_unsupported(cls, preserve_lock_file: Any, on_acquired: Any) -> None:
+        """Refuse what makes no sense for a marker."""
+        if preserve_lock_file:
+            msg = (
+                f"preserve_lock_file=True is not supported by {cls.__name__}: removing its marker is how it releases."
+                " FileLock keeps its file"
+            )
+            raise ValueError(msg)
+        if on_acquired is not None:
+            msg = (
+                f"on_acquired is not supported by {cls.__name__}: the descriptor of a marker is not the lock. FileLock"
+                " has one that is"
+            )
+            raise ValueError(msg)
 
     @classmethod
     def _admit_lifetime(cls, lifetime: float, stacklevel: int) -> float | None:

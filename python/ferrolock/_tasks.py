@@ -8,14 +8,15 @@ import os
 import threading
 import weakref
 from collections import deque
+from concurrent.futures import Executor, Future, wait
 
 from . import _native
+from ._error import both_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Executor
-    from typing import TypeVar
+    from collections.abc import Callable, Coroutine
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
 
@@ -158,7 +159,7 @@ class Bell:
         return self._post.put(self)
 
 
-async def off_loop(executor: Executor | None, call: Callable[[], T]) -> T:
+async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_errors: bool = False) -> T:
     """
     Make a call on a thread of the executor.
 
@@ -175,6 +176,8 @@ async def off_loop(executor: Executor | None, call: Callable[[], T]) -> T:
         raise RuntimeError("the executor was shut down before it came to the call") from cancelled
     failure = job.exception()
     if failure is not None:
+        if cancelled is not None and groups_errors:
+            raise both_failed(cancelled, failure, "cancelled, and failed") from None
         if failure.__context__ is None:
             failure.__context__ = cancelled
         raise failure
@@ -184,21 +187,33 @@ async def off_loop(executor: Executor | None, call: Callable[[], T]) -> T:
 
 
 async def settle(
-    deferred: _native.Deferred, executor: Executor | None, cancel_check: Callable[[], bool] | None
-) -> None:
+    deferred: _native.Deferred,
+    executor: Executor | None,
+    cancel_check: Callable[[], bool] | None,
+    *,
+    groups_errors: bool = False,
+) -> bool:
     """
     Go on with an acquisition that was not over at once, until the lock is held.
 
-    However it ends otherwise, nothing is left of it.
+    However it ends otherwise, nothing is left of it. Says whether `on_acquired` is to hear of it.
     """
     is_inline = deferred.is_attempted
     bell = None
     try:
-        if not (deferred.is_granted if is_inline else await off_loop(executor, deferred.attempt)):
+        if not (
+            deferred.is_granted
+            if is_inline
+            else await off_loop(executor, deferred.attempt, groups_errors=groups_errors)
+        ):
             deferred.ask(cancel_check, is_first=True)
-            bell = Bell(asyncio.get_running_loop(), deferred)
-            await _wait(deferred, bell, cancel_check)
-        while not deferred.accept():  # noqa: ASYNC110 - another thread is in a system call, and has no event to give
+            if deferred.is_unattended:
+                await _ask_again(deferred, executor, cancel_check)
+            else:
+                bell = Bell(asyncio.get_running_loop(), deferred)
+                await _wait(deferred, bell, cancel_check)
+        # Another thread is in a system call, and has no event to give.
+        while (accepted := deferred.accept()) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     except GeneratorExit:
         deferred.withdraw()  # nobody can wait for anything here
@@ -212,6 +227,7 @@ async def settle(
         if bell is not None and deferred.is_leaving:
             await _leave(deferred, bell)
         raise
+    return accepted
 
 
 async def _wait(deferred: _native.Deferred, bell: Bell, cancel_check: Callable[[], bool] | None) -> None:
@@ -237,6 +253,66 @@ async def _leave(deferred: _native.Deferred, bell: Bell) -> None:
         if not deferred.is_leaving:
             return
         deferred.withdraw()
+
+
+async def _ask_again(
+    deferred: _native.Deferred, executor: Executor | None, cancel_check: Callable[[], bool] | None
+) -> None:
+    """
+    Wait for a lock whose mechanism is Python's.
+
+    No thread of the core may do it: the steps run on the lock's executor, or on the event loop, and nowhere else.
+    """
+    while True:
+        await asyncio.sleep(deferred.check_time())
+        if deferred.attempt() if deferred.is_attempted else await off_loop(executor, deferred.attempt):
+            return
+        deferred.ask(cancel_check)
+
+
+class Threads(Executor):
+    """A thread for each call: it waits for coroutines, and must not keep an executor's threads from them."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Make the call."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - whoever waits has it
+                future.set_exception(error)
+
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=run, name="ferrolock-step", daemon=True).start()
+        return future
+
+
+def finish(step: Coroutine[Any, Any, object], home: asyncio.AbstractEventLoop | None) -> None:
+    """
+    See a coroutine of a backend to its end, from where nobody can await it.
+
+    :param home: the event loop on which the lock was last used
+    :raises RuntimeError: where that cannot be done
+    """
+    here = asyncio._get_running_loop()
+    if here is None and home is not None and not home.is_closed():
+        if not home.is_running():
+            home.run_until_complete(step)
+            return
+        job = asyncio.run_coroutine_threadsafe(step, home)
+        while not wait([job], timeout=0.1).done:
+            if home.is_closed():
+                raise RuntimeError("the event loop was closed before it came to the end of a step")
+        job.result()
+        return
+    # On the thread of the loop, which is finalizing the lock or the task: a step that need not wait can be made.
+    try:
+        step.send(None)
+    except StopIteration:
+        return
+    step.close()
+    raise RuntimeError("a lock that has to wait for its release has to be released before it is dropped")
 
 
 # A thread that nobody needs would make the interpreter warn of a fork; what cannot be told any more is not waited for.

@@ -20,11 +20,16 @@ class UnixFileLock(BaseFileLock):
     ``unlink_on_release`` was asked for.
     """
 
-    _mechanism = "flock"  # what the native half makes where nothing else is asked for
+    if TYPE_CHECKING or has_fcntl:
+        _acquire = _native.NativeLock._attempt
+        _release = _native.NativeLock._give_back
+    else:
 
-    if not TYPE_CHECKING and not has_fcntl:
+        def _acquire(self) -> None:
+            """Not on this platform."""
+            raise NotImplementedError
 
-        def acquire(self, *args: object, **kwargs: object) -> _native.AcquireReturnProxy:
+        def _release(self) -> None:
             """Not on this platform."""
             raise NotImplementedError
 

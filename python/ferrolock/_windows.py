@@ -17,11 +17,16 @@ class WindowsFileLock(BaseFileLock):
     ``unlink_on_release`` was asked for.
     """
 
-    _mechanism = "LockFileEx"  # what the native half makes where nothing else is asked for
+    if TYPE_CHECKING or _native.MECHANISM == "LockFileEx":
+        _acquire = _native.NativeLock._attempt
+        _release = _native.NativeLock._give_back
+    else:
 
-    if not TYPE_CHECKING and _native.MECHANISM != "LockFileEx":
+        def _acquire(self) -> None:
+            """Not on this platform."""
+            raise NotImplementedError
 
-        def acquire(self, *args: object, **kwargs: object) -> _native.AcquireReturnProxy:
+        def _release(self) -> None:
             """Not on this platform."""
             raise NotImplementedError
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from functools import partial
+from inspect import iscoroutinefunction
 
 from . import _native
 from ._api import _DEFAULTS, BaseFileLock, FileLockMeta, _base_inits, _new
@@ -10,10 +12,12 @@ from ._async_proxies import (
     AsyncAcquireReadWriteReturnProxy,
     AsyncAcquireReturnProxy,
     AsyncAcquireSoftReadWriteReturnProxy,
+    leave,
 )
 from ._async_read_write import AsyncReadWriteLock, AsyncSoftReadWriteLock
+from ._error import both_failed
 from ._soft import SoftFileLock
-from ._tasks import crowd_before, off_loop, settle
+from ._tasks import Threads, crowd_before, finish, off_loop, settle
 from ._unix import UnixFileLock
 from ._windows import WindowsFileLock
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from typing_extensions import Self
+
+    from ._options import CloseErrorPolicy, ContextErrorPolicy
 
 
 class AsyncFileLockMeta(FileLockMeta):
@@ -80,7 +86,11 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         is_singleton: bool = False,
         poll_interval: float = 0.05,
         lifetime: float | None = None,
+        context_error_policy: ContextErrorPolicy = "chain",
+        close_error_policy: CloseErrorPolicy = "default",
         fallback_to_soft: bool = True,
+        preserve_lock_file: bool = False,
+        on_acquired: Callable[[int], object] | None = None,
         unlink_on_release: bool = False,
         loop: AbstractEventLoop | None = None,
         run_in_executor: bool = True,
@@ -107,12 +117,20 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
             is_singleton=is_singleton,
             poll_interval=poll_interval,
             lifetime=lifetime,
+            context_error_policy=context_error_policy,
+            close_error_policy=close_error_policy,
             fallback_to_soft=fallback_to_soft,
+            preserve_lock_file=preserve_lock_file,
+            on_acquired=on_acquired,
             unlink_on_release=unlink_on_release,
         )
         self._loop = loop
         self._run_in_executor = run_in_executor
         self.executor = executor
+        if thread_local and self._has_coroutines:
+            raise ValueError(
+                "thread_local=True is not supported where _acquire() or _release() is a coroutine function"
+            )
 
     _initialize = __init__
 
@@ -134,12 +152,30 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
     @executor.setter
     def executor(self, value: Executor | None) -> None:
         self._executor = value
-        self._is_inline = None if self._run_in_executor and value is None else not self._run_in_executor
+        self._is_inline = not self._run_in_executor
+        self._step_executor = value
+        if self._has_coroutines:
+            self._is_inline, self._step_executor = False, Threads()
+        elif self._run_in_executor and value is None and not type(self)._is_backend:
+            self._is_inline = None
+
+    @property
+    def _has_coroutines(self) -> bool:
+        """Whether the steps of this backend have to be awaited."""
+        return iscoroutinefunction(self._acquire) or iscoroutinefunction(self._release)
+
+    def _finish_step(self, step: Any) -> None:
+        """See a coroutine of a backend to its end; called on a thread that may wait for the loop."""
+        finish(step, self._home)
 
     # What a lock is that was made without options.
     _loop: AbstractEventLoop | None = None
     _run_in_executor: bool = True
     _executor: Executor | None = None
+    _step_executor: Executor | None = None
+    """Where they are made otherwise."""
+    _home: AbstractEventLoop | None = None
+    """The event loop on which a backend was last used."""
     _is_inline: bool | None = None
     """Whether system calls are made on the thread of the event loop; None: where that is known not to take long."""
 
@@ -172,12 +208,29 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         crowd = crowd_before()
         if crowd is not None:
             await crowd.queue_up()
-        deferred = _native.begin_acquire(
-            self, timeout, poll_interval, blocking, cancel_check is not None, self._is_inline
-        )
-        if deferred is not None:
-            await settle(deferred, self._executor, cancel_check)
+        if type(self)._is_backend:
+            self._home = get_running_loop()
+        begun = _native.begin_acquire(self, timeout, poll_interval, blocking, cancel_check is not None, self._is_inline)
+        if not isinstance(begun, bool):
+            groups = self.context_error_policy == "group"
+            begun = await settle(begun, self._step_executor, cancel_check, groups_errors=groups)
+        if begun:
+            await self._announce()
         return AsyncAcquireReturnProxy(self)
+
+    async def _announce(self) -> None:
+        """Call `on_acquired`; whoever does not hear that the lock was acquired does not have it."""
+        try:
+            if self._run_in_executor:
+                await off_loop(self._step_executor, partial(_native.announce, self))
+            else:
+                _native.announce(self)
+        except BaseException as error:
+            try:
+                await self.release()
+            except BaseException as failure:  # noqa: BLE001 - it is raised, with the other one
+                raise both_failed(error, failure) from None
+            raise
 
     async def release(self, force: bool = False) -> None:  # type: ignore[override]  # noqa: FBT001, FBT002 - filelock's signature
         """
@@ -188,13 +241,19 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         :param force: release all levels
         :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
         """
+        if type(self)._is_backend:
+            self._home = get_running_loop()
         is_inline = self._is_inline
         if is_inline is None:
             is_inline = _native.is_quick(self)
         if is_inline or not (self.lock_counter == 1 or (force and self.lock_counter)):
             _native.NativeLock.release(self, force)
         else:
-            await off_loop(self._executor, partial(_native.NativeLock.release, self, force))
+            await off_loop(
+                self._step_executor,
+                partial(_native.NativeLock.release, self, force),
+                groups_errors=self.context_error_policy == "group",
+            )
 
     async def __aenter__(self) -> Self:
         """Acquire the lock as :meth:`acquire` does by default."""
@@ -204,15 +263,15 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release one level; an exception of the body goes on."""
-        await self.release()
+        """Release one level; an exception of the body goes on. Where both fail, the policy says what is raised."""
+        await leave(self, exc_value)
 
     def __enter__(self) -> NoReturn:
         """Refuse: a task that waited here would stop its event loop."""
         raise NotImplementedError(f"{type(self).__name__} needs `async with` or `await acquire()`")
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> NoReturn:
         """Refuse, as there is no way in."""
         self.__enter__()
@@ -224,7 +283,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings; loop and executor belong to this process."""
         make, arguments, state = super().__reduce__()
-        own = {"_loop", "_run_in_executor", "_executor", "_is_inline"}
+        own = {"_loop", "_run_in_executor", "_executor", "_is_inline", "_step_executor", "_home"}
         return make, arguments, {name: value for name, value in (state or {}).items() if name not in own} or None
 
     def _settings(self) -> dict[str, Any]:
@@ -232,6 +291,9 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
 
 
 _base_inits.append(BaseAsyncFileLock.__init__)
+
+# What `inspect.signature` shows for the classes.
+AsyncFileLockMeta.__call__.__wrapped__ = BaseAsyncFileLock.__init__  # type: ignore[attr-defined]
 
 
 class AsyncUnixFileLock(UnixFileLock, BaseAsyncFileLock):

@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ferrolock::mechanism::Holder;
-use ferrolock::{Error, ErrorKind, Lock, Patience, Released, Scope};
+use ferrolock::{Descriptor, Error, ErrorKind, Level, Lock, OwnerId, Patience, Released, Scope};
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 
+use crate::backend::{Backend, PythonMechanism};
 use crate::caller::Caller;
 use crate::errors;
 use crate::given::{Given, UnusablePath, fspath, usable_path};
 use crate::lock::NativeLock;
 use crate::options;
+use crate::policies::Policies;
 use crate::quickness::Quickness;
 use crate::settings::SettingsCell;
-use crate::watch::{Needs, PythonWatch};
+use crate::watch::PythonWatch;
 
 /// A lock object of the core, and what Python wants to know of it.
 pub(crate) struct Configured {
@@ -29,10 +31,9 @@ pub(crate) struct Configured {
     pub(crate) thread_local: Py<PyAny>,
     /// As it was passed; False where nothing was.
     pub(crate) is_singleton: Option<Py<PyAny>>,
-    /// As it was passed; True where nothing was.
-    pub(crate) fallback_to_soft: Option<Py<PyAny>>,
-    /// As it was passed; False where nothing was.
-    pub(crate) unlink_on_release: Option<Py<PyAny>>,
+    pub(crate) policies: Policies,
+    /// Where the mechanism is Python's.
+    pub(crate) backend: Option<Arc<Backend>>,
 }
 
 /// Why an acquisition came to nothing.
@@ -56,14 +57,25 @@ impl Failure {
 }
 
 impl Configured {
-    pub(crate) fn new(lock_file: &Bound<'_, PyAny>, given: &Given<'_, '_>) -> PyResult<Self> {
+    pub(crate) fn new(
+        object: &Bound<'_, NativeLock>,
+        lock_file: &Bound<'_, PyAny>,
+        given: Given<'_, '_>,
+    ) -> PyResult<Self> {
         let settings = given.settings()?;
         let mode = options::mode(given.mode)?;
         let lock_file = &fspath(lock_file)?;
         let is_thread_local = given.thread_local.is_truthy()?;
         let scope = if is_thread_local { Scope::PerOwner } else { Scope::Shared };
+        let mut mechanism = given.mechanism(mode)?;
+        let mut backend = None;
+        if given.is_backend {
+            let over = Backend::new(object, scope, mechanism)?;
+            mechanism = Box::new(PythonMechanism(Arc::clone(&over)));
+            backend = Some(over);
+        }
         Ok(Self {
-            lock: Arc::new(Lock::new(given.mechanism(mode)?, scope)),
+            lock: Arc::new(Lock::new(mechanism, scope)),
             scope,
             quickness: Quickness::default(),
             lock_file: lock_file.clone().unbind(),
@@ -72,8 +84,8 @@ impl Configured {
             settings: SettingsCell::new(settings, is_thread_local),
             thread_local: given.thread_local.clone().unbind(),
             is_singleton: given.is_singleton.map(|value| value.clone().unbind()),
-            fallback_to_soft: given.fallback_to_soft.map(|value| value.clone().unbind()),
-            unlink_on_release: given.unlink_on_release.map(|value| value.clone().unbind()),
+            policies: given.policies,
+            backend,
         })
     }
 
@@ -82,13 +94,20 @@ impl Configured {
         visit.call(&self.lock_file)?;
         visit.call(&self.thread_local)?;
         visit.call(&self.is_singleton)?;
-        visit.call(&self.fallback_to_soft)?;
-        visit.call(&self.unlink_on_release)
+        self.policies.traverse(visit)
     }
 
     /// The path, if any acquisition can use it.
     pub(crate) fn path(&self) -> PyResult<&Path> {
         self.path.as_deref().map_err(|unusable| unusable.error())
+    }
+
+    /// The descriptor by which the owner, whom the calling thread works for, holds the lock.
+    pub(crate) fn descriptor(&self, py: Python<'_>, owner: OwnerId) -> PyResult<Option<Descriptor>> {
+        match &self.backend {
+            Some(backend) => backend.descriptor(py),
+            None => Ok(self.lock.descriptor(owner)),
+        }
     }
 
     /// Whether calls on the path come back soon, as far as is known without asking.
@@ -110,17 +129,9 @@ impl Configured {
         path: &Path,
         patience: Patience,
         cancel_check: Option<&Py<PyAny>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Level, Failure> {
         let lock = object.as_any().as_unbound();
-        let mut watch = PythonWatch {
-            caller,
-            lock,
-            lock_file: &self.lock_file,
-            cancel_check,
-            needs: Needs::default(),
-            waits_by: None,
-            error: None,
-        };
+        let mut watch = PythonWatch::new(caller, Some((lock, &self.lock_file)), cancel_check);
         let mut acquire = || {
             let acquired = self.lock.acquire(caller.owner, path, patience, &mut watch);
             acquired.map_err(|error| {

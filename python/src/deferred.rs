@@ -4,21 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrolock::{ErrorKind, News, OwnerId, Patience, Request, Scope, Unmet};
+use ferrolock::{ErrorKind, Level, News, OwnerId, Patience, Request, Scope, Unmet};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
+use crate::backend::Finalizing;
 use crate::call;
-use crate::caller::{acquirer, named_owner};
+use crate::caller::{acquirer, caller, named_owner};
 use crate::configured::{Configured, Failure};
 use crate::errors;
 use crate::known::known;
-use crate::lock::{NativeLock, tell_notices};
+use crate::lock::NativeLock;
 use crate::logging;
 use crate::once::Once;
 use crate::options;
+use crate::threads::tell_notices;
 
 /// The weak reference to the object whose `ring()` wakes the task, from when there is one.
 type Bell = Arc<PyOnceLock<Py<PyWeakrefReference>>>;
@@ -31,8 +33,14 @@ pub(crate) trait Asked: Send + Sync {
     /// Finds out whether calls on its path come back soon.
     fn learn_quickness(&self);
 
-    /// Sees to what there is to say and to do when `owner` has come to hold it; where that fails, it is released.
-    fn is_held(&self, py: Python<'_>, owner: OwnerId) -> PyResult<()>;
+    /// Sees to what there is to say and to do when `owner` has come to hold it; where that fails, it is released. Says
+    /// whether `on_acquired` is to hear of it.
+    fn is_held(&self, py: Python<'_>, owner: OwnerId, level: Level) -> PyResult<bool>;
+
+    /// Whether the task has to make all attempts itself: the mechanism is Python's.
+    fn is_unattended(&self) -> bool {
+        false
+    }
 
     /// The error of an acquisition, where one attempt was all that was asked for or not, and the log told of it.
     fn refused(&self, py: Python<'_>, reason: Unmet, is_once: bool) -> PyErr;
@@ -52,8 +60,16 @@ pub(crate) struct Deferred {
     is_attempted: bool,
 }
 
-/// Begins an acquisition by the waiter that `make` makes, to which the bell belongs. None: it is held now; otherwise there
-/// is more to do.
+/// What has come of an acquisition that was begun.
+#[derive(IntoPyObject)]
+pub(crate) enum Begun {
+    /// It is over; and whether `on_acquired` is to hear of it.
+    Held(bool),
+    /// There is more to do.
+    Pending(Deferred),
+}
+
+/// Begins an acquisition by the waiter that `make` makes, to which the bell belongs.
 ///
 /// With `is_inline` an attempt is made on this thread.
 pub(crate) fn begin(
@@ -61,7 +77,7 @@ pub(crate) fn begin(
     asked: Box<dyn Asked>,
     is_inline: bool,
     make: impl FnOnce(Box<dyn Fn() -> bool + Send + Sync>) -> ferrolock::Deferred,
-) -> PyResult<Option<Deferred>> {
+) -> PyResult<Begun> {
     let bell = Bell::new(PyOnceLock::new());
     let waiter = make(Box::new({
         let bell = Arc::clone(&bell);
@@ -70,11 +86,13 @@ pub(crate) fn begin(
     let deferred = Deferred { asked, waiter, bell, is_attempted: is_inline };
     if is_inline {
         let attempted = py.detach(|| deferred.waiter.attempt());
-        if attempted.map_err(|reason| deferred.refused(py, *reason))? && deferred.accept(py)? {
-            return Ok(None);
+        if attempted.map_err(|reason| deferred.refused(py, *reason))? {
+            if let Some(is_news) = deferred.accept(py)? {
+                return Ok(Begun::Held(is_news));
+            }
         }
     }
-    Ok(Some(deferred))
+    Ok(Begun::Pending(deferred))
 }
 
 fn ring(bell: &Bell) -> bool {
@@ -139,7 +157,11 @@ impl Asked for Py<NativeLock> {
         }
     }
 
-    fn is_held(&self, py: Python<'_>, owner: OwnerId) -> PyResult<()> {
+    fn is_unattended(&self) -> bool {
+        self.get().configured().is_ok_and(|this| this.backend.is_some())
+    }
+
+    fn is_held(&self, py: Python<'_>, owner: OwnerId, level: Level) -> PyResult<bool> {
         let this = self.get().configured()?;
         let told = tell_notices(py).and_then(|()| match logging::log(self.bind(py), &this.lock_file)? {
             Some(log) => log.debug("Lock %s acquired on %s"),
@@ -149,7 +171,7 @@ impl Asked for Py<NativeLock> {
             // The caller sees an exception, so it must not have the lock.
             drop(py.detach(|| this.lock.release(owner, false)));
         }
-        told
+        told.map(|()| this.is_news(level))
     }
 
     fn refused(&self, py: Python<'_>, reason: Unmet, is_once: bool) -> PyErr {
@@ -187,7 +209,8 @@ impl Asked for Py<NativeLock> {
     }
 }
 
-/// Begins to acquire `lock` for the running task. None: it is held now; otherwise there is more to do.
+/// Begins to acquire `lock` for the running task. True: it is held, and is to be announced; False: it is held; otherwise
+/// there is more to do.
 ///
 /// With `is_inline` an attempt is made on this thread; None makes it where that is known not to take long.
 #[pyfunction]
@@ -198,7 +221,7 @@ pub(crate) fn begin_acquire(
     blocking: Option<&Bound<'_, PyAny>>,
     has_questions: bool,
     is_inline: Option<bool>,
-) -> PyResult<Option<Deferred>> {
+) -> PyResult<Begun> {
     let py = lock.py();
     let this = lock.get().configured()?;
     let mut settings = this.settings.get(py);
@@ -217,7 +240,7 @@ pub(crate) fn begin_acquire(
     let timeout = options::patience(settings.timeout_seconds, settings.blocking)?;
     let (owner, debtor) = parties(py, this)?;
     if this.lock.nest(owner) {
-        return lock.as_unbound().is_held(py, owner).map(|()| None);
+        return lock.as_unbound().is_held(py, owner, Level::Nested).map(Begun::Held);
     }
     let path = this.path()?;
     let log = logging::log(lock.as_any(), &this.lock_file)?;
@@ -255,6 +278,18 @@ impl Deferred {
             attempted
         });
         attempted.map_err(|reason| self.refused(py, *reason))
+    }
+
+    /// Whether the task has to make all attempts itself.
+    #[getter]
+    fn is_unattended(&self) -> bool {
+        self.asked.is_unattended()
+    }
+
+    /// Raises `Timeout` if there is no time for another attempt, and gives the time until that.
+    fn check_time(&self, py: Python<'_>) -> PyResult<f64> {
+        self.waiter.check_time().map_err(|reason| self.refused(py, *reason))?;
+        Ok(self.waiter.pause().as_secs_f64())
     }
 
     /// Joins the queue. `bell.ring()` will be called, from any thread, when there are news; `bell` is held weakly.
@@ -297,11 +332,12 @@ impl Deferred {
         Ok(())
     }
 
-    /// Makes a hold of what was granted. False: not yet, for a release through this lock object is not over.
-    fn accept(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Makes a hold of what was granted. None: not yet, for a release through this lock object is not over; True: it is to
+    /// be announced.
+    fn accept(&self, py: Python<'_>) -> PyResult<Option<bool>> {
         match py.detach(|| self.waiter.accept()) {
-            Ok(true) => self.asked.is_held(py, self.waiter.owner()).map(|()| true),
-            Ok(false) => Ok(false),
+            Ok(Some(level)) => self.asked.is_held(py, self.waiter.owner(), level).map(Some),
+            Ok(None) => Ok(None),
             Err(error) => Err(self.refused(py, Unmet { error, holder: None })),
         }
     }
@@ -324,6 +360,13 @@ impl Deferred {
     }
 }
 
+/// Calls `on_acquired`, for a lock that the running task or its thread has come to hold.
+#[pyfunction]
+pub(crate) fn announce(lock: &Bound<'_, NativeLock>) -> PyResult<()> {
+    let py = lock.py();
+    lock.get().configured()?.announce(py, &caller(py)?)
+}
+
 /// Whether the lock object's calls on its path are known to come back soon.
 #[pyfunction]
 pub(crate) fn is_quick(lock: &Bound<'_, NativeLock>) -> PyResult<bool> {
@@ -337,6 +380,7 @@ pub(crate) fn release_all(lock: &Bound<'_, NativeLock>) {
     let Ok(this) = native.configured() else { return };
     if this.lock.is_held_by_anyone() {
         native.is_finalizing.store(true, Ordering::SeqCst);
+        let _found = this.backend.as_ref().map(|_| Finalizing::begin(lock));
         let _nobody_to_tell = lock.py().detach(|| this.lock.release_all());
         native.is_finalizing.store(false, Ordering::SeqCst);
     }

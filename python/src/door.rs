@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ferrolock::mechanism::Mode;
-use ferrolock::{Door, Error, ErrorKind, OwnerId, Request, Unmet};
+use ferrolock::{Door, Error, ErrorKind, Level, OwnerId, Request, Unmet};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::caller::{OwnerName, named_owner};
-use crate::deferred::{Asked, Deferred, begin, current_task, deadlock};
+use crate::deferred::{Asked, Begun, begin, current_task, deadlock};
 use crate::errors;
-use crate::lock::tell_notices;
 use crate::logging;
 use crate::quickness::Quickness;
 use crate::read_write::{Configured, NativeReadWriteLock, note_record_locks, refusal};
+use crate::threads::tell_notices;
 
 /// Where the door leads.
 struct Way {
@@ -87,7 +87,7 @@ impl Asked for Entering {
         }
     }
 
-    fn is_held(&self, py: Python<'_>, owner: OwnerId) -> PyResult<()> {
+    fn is_held(&self, py: Python<'_>, owner: OwnerId, _level: Level) -> PyResult<bool> {
         let (way, this) = self.object.get().way()?;
         let told = tell_notices(py);
         match told {
@@ -95,7 +95,7 @@ impl Asked for Entering {
             // The caller sees an exception, so it must not have the lock.
             Err(_) => drop(py.detach(|| way.door.release(owner, false, &this.path))),
         }
-        told
+        told.map(|()| false)
     }
 
     fn refused(&self, py: Python<'_>, reason: Unmet, _is_once: bool) -> PyErr {
@@ -134,7 +134,7 @@ impl NativeDoor {
         self.way.set(way).map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
     }
 
-    /// Begins to come in for the running task. None: it is inside now; otherwise there is more to do.
+    /// Begins to come in for the running task. False: it is inside now; otherwise there is more to do.
     ///
     /// With `is_inline` an attempt is made on this thread; None makes it where that is known not to take long.
     fn _begin(
@@ -143,7 +143,7 @@ impl NativeDoor {
         timeout: Option<&Bound<'_, PyAny>>,
         blocking: Option<&Bound<'_, PyAny>>,
         is_inline: Option<bool>,
-    ) -> PyResult<Option<Deferred>> {
+    ) -> PyResult<Begun> {
         let py = slf.py();
         let (way, this) = slf.get().way()?;
         if slf.get().is_finalizing.load(Ordering::SeqCst) {

@@ -9,6 +9,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::backend;
 use crate::call;
 use crate::known::known;
 
@@ -66,6 +67,9 @@ pub(crate) fn from_core_as(
     holder: Option<Holder>,
 ) -> PyErr {
     let py = class.py();
+    if let Some(raised) = backend::exception(py, error) {
+        return raised;
+    }
     match error.kind() {
         ErrorKind::TimedOut(file) => timeout(class, lock_file, file, holder),
         ErrorKind::Cancelled => timeout(class, lock_file, None, None),
@@ -95,6 +99,13 @@ pub(crate) fn from_core_as(
     }
 }
 
+/// One error for two: what went on while the lock was held, and the release of it.
+pub(crate) fn both(body: &Bound<'_, PyAny>, release: &PyErr) -> PyErr {
+    let py = body.py();
+    let both = py.import("ferrolock._error").and_then(|module| module.getattr("both_failed"));
+    both.and_then(|both| both.call1((body, release.value(py)))).map_or_else(|error| error, PyErr::from_value)
+}
+
 /// The error of an acquisition through a lock object that was closed.
 pub(crate) fn closed(py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
     let build = || {
@@ -116,6 +127,13 @@ fn os_error(py: Python<'_>, error: &Error) -> PyErr {
 /// An `OSError` of the class that its errno asks for.
 pub(crate) fn from_io(py: Python<'_>, error: &io::Error, filename: &OsStr) -> PyErr {
     explained(py, error, filename, None)
+}
+
+/// The same for a call that was about no path.
+pub(crate) fn without_file(py: Python<'_>, error: &io::Error) -> PyErr {
+    let error = from_io(py, error, OsStr::new(""));
+    let cleared = error.value(py).setattr("filename", py.None());
+    cleared.map_or_else(|error| error, |()| error)
 }
 
 fn explained(py: Python<'_>, error: &io::Error, filename: &OsStr, explanation: Option<&str>) -> PyErr {

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::options;
+use crate::policies::Policies;
 use crate::settings::Settings;
 
 /// The options as they were passed; `None` is filelock's default.
@@ -20,8 +21,9 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) is_singleton: Option<&'a Bound<'py, PyAny>>,
     pub(crate) poll_interval: Option<&'a Bound<'py, PyAny>>,
     pub(crate) lifetime: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) fallback_to_soft: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) unlink_on_release: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) policies: Policies,
+    /// Whether the class has steps of its own over that mechanism.
+    pub(crate) is_backend: bool,
     /// The way in which the lock is represented on disk; `None` is the kernel's.
     pub(crate) mechanism: Option<&'a str>,
 }
@@ -31,15 +33,24 @@ impl Given<'_, '_> {
         match self.mechanism {
             None => {
                 let mut lock = KernelLock::new(mode);
-                if !self.fallback_to_soft.map_or(Ok(true), Bound::is_truthy)? {
+                if !self.policies.allow_fallback(self.timeout.py())? {
                     lock = lock.without_fallback();
                 }
-                if self.unlink_on_release.map_or(Ok(false), Bound::is_truthy)? {
+                if self.policies.removes_file(self.timeout.py())? {
                     lock = lock.removing_file();
+                }
+                if let Some(close_errors) = self.policies.close_errors() {
+                    lock = lock.with_close_errors(close_errors);
                 }
                 Ok(Box::new(lock))
             }
-            Some("marker") => Ok(Box::new(MarkerLock::new(mode))),
+            Some("marker") => {
+                let lock = MarkerLock::new(mode);
+                Ok(Box::new(match self.policies.close_errors() {
+                    Some(close_errors) => lock.with_close_errors(close_errors),
+                    None => lock,
+                }))
+            }
             Some(unknown) => Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),
         }
     }

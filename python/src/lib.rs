@@ -4,10 +4,12 @@
 //! options of subclasses, decorators) are in the Python package. No Python code runs while a mutex of the
 //! core is held.
 
+mod backend;
 mod call;
 mod caller;
 mod configured;
 mod deferred;
+mod descriptor;
 mod door;
 mod errors;
 mod given;
@@ -18,10 +20,12 @@ mod logging;
 mod mode_context;
 mod once;
 mod options;
+mod policies;
 mod proxy;
 mod quickness;
 mod read_write;
 mod settings;
+mod threads;
 mod watch;
 
 use pyo3::prelude::*;
@@ -85,7 +89,11 @@ mod _native {
     use super::settings::Settings;
 
     #[pymodule_export]
-    use super::deferred::{Deferred, begin_acquire, end_idle_porters, end_waits, is_quick, release_all};
+    use super::deferred::{
+        Deferred, announce, begin_acquire, end_idle_porters, end_waits, is_quick, release_all,
+    };
+    #[pymodule_export]
+    use super::descriptor::{lock_descriptor, unlock_descriptor};
     #[pymodule_export]
     use super::door::NativeDoor;
     #[pymodule_export]
@@ -94,6 +102,8 @@ mod _native {
     use super::mode_context::ModeContext;
     #[pymodule_export]
     use super::options::{check_lifetime, check_options};
+    #[pymodule_export]
+    use super::policies::check_policies;
     #[pymodule_export]
     use super::proxy::AcquireReturnProxy;
     #[pymodule_export]

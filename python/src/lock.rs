@@ -1,26 +1,27 @@
 //! The native base class of all file locks.
 
-use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrolock::mechanism::MarkerLock;
-use ferrolock::{ErrorKind, Patience, Released, WaitsBy};
+use ferrolock::{Descriptor, WaitsBy};
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use crate::backend::Finalizing;
 use crate::call;
-use crate::caller::{Caller, acquirer, caller};
-use crate::configured::{Configured, Failure};
+use crate::caller::{acquirer, caller};
+use crate::configured::Configured;
 use crate::errors;
 use crate::given::Given;
 use crate::known::known;
 use crate::logging;
 use crate::options;
+use crate::policies::Policies;
 use crate::proxy::AcquireReturnProxy;
 use crate::settings::Settings;
 
@@ -45,96 +46,15 @@ impl NativeLock {
         })
     }
 
-    /// What `acquire` does, without the object that it returns.
-    fn acquire_for(
-        slf: &Bound<'_, Self>,
-        caller: &Caller,
-        settings: Settings,
-        cancel_check: Option<&Py<PyAny>>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get().configured()?;
-        if slf.get().is_finalizing.load(Ordering::SeqCst) {
-            return Err(PyRuntimeError::new_err("the lock object is being finalized"));
-        }
-        let timeout = options::patience(settings.timeout_seconds, settings.blocking)?;
-        let log = logging::log(slf.as_any(), &this.lock_file)?;
-        if !this.lock.nest(caller.owner) {
-            let path = this.path()?;
-            if let Some(log) = &log {
-                log.debug("Attempting to acquire lock %s on %s")?;
-            }
-            let poll_interval = std::time::Duration::from_secs_f64(settings.poll_interval_seconds);
-            let patience = Patience { timeout, poll_interval, lifetime: settings.lifetime() };
-            let acquired = this.acquire_detached(slf, caller, path, patience, cancel_check);
-            if let Err(error) = acquired {
-                if let (Some(log), Failure::Core(error, _)) = (&log, &error) {
-                    if matches!(error.kind(), ErrorKind::TimedOut(_)) {
-                        log.debug(if settings.blocking {
-                            "Timeout on acquiring lock %s on %s"
-                        } else {
-                            "Failed to immediately acquire lock %s on %s"
-                        })?;
-                    }
-                }
-                return Err(error.into_py(slf, this.lock_file.bind(py)));
-            }
-        }
-        let told = tell_notices(py).and_then(|()| match &log {
-            Some(log) => log.debug("Lock %s acquired on %s"),
-            None => Ok(()),
-        });
-        if told.is_err() {
-            // The caller sees an exception, so it must not have the lock.
-            this.release_detached(py, caller, false)?;
-        }
-        told
-    }
-
     /// Whether `slf` has the native method `name`, and not one of a subclass or of the object itself.
-    fn is_native(&self, slf: &Bound<'_, Self>, name: &Py<PyString>, native: &Py<PyAny>) -> PyResult<bool> {
+    pub(crate) fn is_native(
+        &self,
+        slf: &Bound<'_, Self>,
+        name: &Py<PyString>,
+        native: &Py<PyAny>,
+    ) -> PyResult<bool> {
         Ok(!self.has_own_methods.load(Ordering::Relaxed) && slf.get_type().getattr(name)?.is(native))
     }
-
-    fn release_levels(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get().configured()?;
-        let caller = caller(py)?;
-        if !force && this.lock.unnest(caller.owner) {
-            return Ok(());
-        }
-        // An interrupt or a handler may raise while the log is told: the lock is released all the same.
-        let log = logging::log(slf.as_any(), &this.lock_file)
-            .map(|log| log.filter(|_| this.lock.depth(caller.owner) > 0));
-        let told = match &log {
-            Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
-            _ => Ok(()),
-        };
-        let released = this.release_detached(py, &caller, force)?;
-        told?;
-        match (log?, released) {
-            (Some(log), Released::Unlocked) => log.debug("Lock %s released on %s"),
-            _ => Ok(()),
-        }
-    }
-
-    /// Calls `release()` as the object's class has it: a subclass may have its own.
-    pub(crate) fn release_as_overridden(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let known = known(slf.py())?;
-        if slf.get().is_native(slf, &known.names.release, &known.native_release)? {
-            return Self::release_levels(slf, false);
-        }
-        call::method0(slf, &known.names.release).map(drop)
-    }
-}
-
-/// Warns of what the core has noticed about file systems.
-pub(crate) fn tell_notices(py: Python<'_>) -> PyResult<()> {
-    for notice in ferrolock::take_notices() {
-        let text = CString::new(notice).unwrap_or_default();
-        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
-    }
-    Ok(())
 }
 
 #[pymethods]
@@ -158,10 +78,10 @@ impl NativeLock {
     #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
     #[pyo3(signature = (
         lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None,
-        fallback_to_soft=None, unlink_on_release=None, *, mechanism=None
+        *, mechanism=None, is_backend=false, **policies
     ))]
     fn _configure(
-        &self,
+        slf: &Bound<'_, Self>,
         lock_file: &Bound<'_, PyAny>,
         timeout: &Bound<'_, PyAny>,
         mode: &Bound<'_, PyAny>,
@@ -170,9 +90,9 @@ impl NativeLock {
         is_singleton: Option<&Bound<'_, PyAny>>,
         poll_interval: Option<&Bound<'_, PyAny>>,
         lifetime: Option<&Bound<'_, PyAny>>,
-        fallback_to_soft: Option<&Bound<'_, PyAny>>,
-        unlink_on_release: Option<&Bound<'_, PyAny>>,
         mechanism: Option<&str>,
+        is_backend: bool,
+        policies: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
         let given = Given {
             timeout,
@@ -182,12 +102,13 @@ impl NativeLock {
             is_singleton,
             poll_interval,
             lifetime,
-            fallback_to_soft,
-            unlink_on_release,
+            policies: Policies::new(policies)?,
+            is_backend,
             mechanism,
         };
-        let configured = Configured::new(lock_file, &given)?;
-        self.configured
+        let configured = Configured::new(slf, lock_file, given)?;
+        slf.get()
+            .configured
             .set(configured)
             .map_err(|_| PyRuntimeError::new_err("the lock is initialized already"))
     }
@@ -249,16 +170,16 @@ impl NativeLock {
         Ok(slf.clone())
     }
 
-    /// Releases one level; an exception of the body goes on.
-    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
+    /// Releases one level; an exception of the body goes on. Where both fail, the policy says what is raised.
+    #[pyo3(signature = (exc_type, exc_value, traceback))]
     fn __exit__(
         slf: &Bound<'_, Self>,
         exc_type: &Bound<'_, PyAny>,
         exc_value: &Bound<'_, PyAny>,
         traceback: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let _ = (exc_type, exc_value, traceback);
-        Self::release_as_overridden(slf)
+        let _ = (exc_type, traceback);
+        Self::leave(slf, exc_value)
     }
 
     /// Whether anybody, in whatever thread, holds this lock object.
@@ -276,6 +197,7 @@ impl NativeLock {
             return;
         }
         this.is_finalizing.store(true, Ordering::SeqCst);
+        let _found = configured.backend.as_ref().map(|_| Finalizing::begin(slf));
         let py = slf.py();
         let release = |kwargs: Bound<'_, PyDict>| {
             kwargs.set_item("force", true)?;
@@ -336,18 +258,41 @@ impl NativeLock {
         passed.map_or_else(|| false.into_py_any(py), |value| Ok(value.clone_ref(py)))
     }
 
-    /// Whether a marker takes the place of a lock that was found to do nothing.
-    #[getter]
-    fn fallback_to_soft(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let passed = self.configured()?.fallback_to_soft.as_ref();
-        passed.map_or_else(|| true.into_py_any(py), |value| Ok(value.clone_ref(py)))
+    /// One attempt, for a class that has steps of its own over it.
+    fn _attempt(&self, py: Python<'_>) -> PyResult<()> {
+        let this = self.configured()?;
+        match &this.backend {
+            Some(backend) => backend.attempt_below(py, this.lock_file.bind(py)),
+            None => Err(PyRuntimeError::new_err("_acquire() is for acquire() to call")),
+        }
     }
 
-    /// Whether the lock file is removed when the lock is given back.
-    #[getter]
-    fn unlink_on_release(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let passed = self.configured()?.unlink_on_release.as_ref();
-        passed.map_or_else(|| false.into_py_any(py), |value| Ok(value.clone_ref(py)))
+    /// Gives back what an attempt got.
+    fn _give_back(&self, py: Python<'_>) -> PyResult<()> {
+        let this = self.configured()?;
+        match &this.backend {
+            Some(backend) => backend.release_below(py, this.lock_file.bind(py)),
+            None => Err(PyRuntimeError::new_err("_release() is for release() to call")),
+        }
+    }
+
+    /// The descriptor by which this thread holds the lock; on Windows the handle, unless the mechanism is Python's.
+    #[getter(_descriptor)]
+    fn get_descriptor(&self, py: Python<'_>) -> PyResult<Option<Descriptor>> {
+        self.configured()?.descriptor(py, caller(py)?.owner)
+    }
+
+    #[setter(_descriptor)]
+    fn set_descriptor(&self, py: Python<'_>, value: Option<Descriptor>) -> PyResult<()> {
+        match &self.configured()?.backend {
+            Some(backend) => backend.set_descriptor(py, value),
+            None => Err(PyRuntimeError::new_err("lock_file_fd can be set in _acquire() only")),
+        }
+    }
+
+    /// One of the options that cannot change and are rarely given.
+    fn _policy(&self, py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
+        self.configured()?.policies.get(py, name)
     }
 
     /// Whether each thread has a hold and a count of its own.

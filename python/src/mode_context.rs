@@ -35,7 +35,7 @@ impl ModeContext {
     }
 
     /// Releases one level; an exception of the body goes on.
-    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
+    #[pyo3(signature = (exc_type, exc_value, traceback))]
     fn __exit__(
         &self,
         py: Python<'_>,

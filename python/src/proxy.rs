@@ -26,18 +26,18 @@ impl AcquireReturnProxy {
         self.lock.clone_ref(py)
     }
 
-    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
+    #[pyo3(signature = (exc_type, exc_value, traceback))]
     fn __exit__(
         &self,
         py: Python<'_>,
         exc_type: Py<PyAny>,
-        exc_value: Py<PyAny>,
+        exc_value: &Bound<'_, PyAny>,
         traceback: Py<PyAny>,
     ) -> PyResult<()> {
-        let _ = (exc_type, exc_value, traceback);
+        let _ = (exc_type, traceback);
         let lock = self.lock.bind(py);
         match lock.cast::<NativeLock>() {
-            Ok(lock) => NativeLock::release_as_overridden(lock),
+            Ok(lock) => NativeLock::leave(lock, exc_value),
             Err(_) => call::method0(lock, "release").map(drop),
         }
     }

@@ -21,7 +21,7 @@ use crate::lease::{self, Lease};
 use crate::mode_context::ModeContext;
 use crate::options;
 use crate::proxy::AcquireReturnProxy;
-use crate::watch::{Needs, PythonWatch};
+use crate::watch::PythonWatch;
 
 /// A lock object of the core, and what Python wants to know of it.
 pub(crate) struct Configured {
@@ -96,15 +96,7 @@ impl NativeReadWriteLock {
         let patience = this.patience(timeout, blocking)?;
         let caller = acquirer(py)?;
         note_record_locks(py)?;
-        let mut watch = PythonWatch {
-            caller: &caller,
-            lock: slf.as_any().as_unbound(),
-            lock_file: &this.lock_file,
-            cancel_check: None,
-            needs: Needs::default(),
-            waits_by: None,
-            error: None,
-        };
+        let mut watch = PythonWatch::new(&caller, Some((slf.as_any().as_unbound(), &this.lock_file)), None);
         let mut acquire = || {
             let acquired = this.lock.acquire(caller.owner, mode, &this.path, patience, &mut watch);
             acquired.map_err(|error| {

@@ -10,7 +10,7 @@ use pyo3::types::PyTuple;
 use crate::call;
 use crate::caller::Caller;
 use crate::known::known;
-use crate::logging;
+use crate::logging::{self, Log};
 
 /// The longest pause in which no signal handler runs.
 const SIGNALS: Duration = Duration::from_millis(50);
@@ -26,8 +26,8 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// attaches for each question.
 pub(crate) struct PythonWatch<'a> {
     pub(crate) caller: &'a Caller,
-    pub(crate) lock: &'a Py<PyAny>,
-    pub(crate) lock_file: &'a Py<PyAny>,
+    /// The lock object and its path, where the log is to hear of the wait.
+    pub(crate) subject: Option<(&'a Py<PyAny>, &'a Py<PyAny>)>,
     pub(crate) cancel_check: Option<&'a Py<PyAny>>,
     /// What the first question brought to light about the rest of the wait.
     pub(crate) needs: Needs,
@@ -58,7 +58,22 @@ fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     main.eq(call::method0(&threading, "get_ident")?)
 }
 
-impl PythonWatch<'_> {
+impl<'a> PythonWatch<'a> {
+    pub(crate) fn new(
+        caller: &'a Caller,
+        subject: Option<(&'a Py<PyAny>, &'a Py<PyAny>)>,
+        cancel_check: Option<&'a Py<PyAny>>,
+    ) -> Self {
+        Self { caller, subject, cancel_check, needs: Needs::default(), waits_by: None, error: None }
+    }
+
+    fn log<'py>(&self, py: Python<'py>) -> PyResult<Option<Log<'py>>> {
+        match self.subject {
+            Some((lock, lock_file)) => logging::log(lock.bind(py), lock_file),
+            None => Ok(None),
+        }
+    }
+
     fn run(&mut self, ask: impl FnOnce(Python<'_>, &mut Self) -> PyResult<bool>) -> ControlFlow<Stop> {
         match Python::try_attach(|py| ask(py, self)) {
             // None: the interpreter is shutting down. Nothing can be asked any more, so the wait takes its time.
@@ -92,21 +107,20 @@ impl Watch for PythonWatch<'_> {
 
     fn contended(&mut self, pause: Duration) -> ControlFlow<Stop> {
         self.run(|py, watch| {
-            let log = || logging::log(watch.lock.bind(py), watch.lock_file);
             watch.needs = Needs {
                 signals: is_main_thread(py)?,
-                questions: watch.cancel_check.is_some() || log()?.is_some(),
+                questions: watch.cancel_check.is_some() || watch.log(py)?.is_some(),
             };
             if let Some(cancel_check) = watch.cancel_check {
                 if call::call0(cancel_check.bind(py))?.is_truthy()? {
-                    if let Some(log) = log()? {
+                    if let Some(log) = watch.log(py)? {
                         log.debug("Cancellation requested for lock %s on %s")?;
                     }
                     return Ok(true);
                 }
             }
             if !pause.is_zero() {
-                if let Some(log) = log()? {
+                if let Some(log) = watch.log(py)? {
                     if let Some(waits_by) = watch.waits_by.take() {
                         log.waits_by(waits_by)?;
                     }

@@ -11,7 +11,8 @@ use std::cell::RefCell;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use mutex::ForkMutex;
+pub use mutex::ForkMutex;
+pub use tracked::Listed;
 pub(crate) use tracked::Tracked;
 
 use crate::sys;

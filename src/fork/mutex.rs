@@ -17,7 +17,7 @@ use super::generation;
 /// therefore spins and yields, and never parks: the table of parked threads is one for the whole
 /// process, and a fork can copy it in the middle of a change.
 #[derive(Debug)]
-pub(crate) struct ForkMutex<T> {
+pub struct ForkMutex<T> {
     /// Made when the mutex is first locked, by a cell that never blocks: a fork at that moment leaves nothing half done.
     first: OnceBox<Node<T>>,
 }
@@ -36,14 +36,23 @@ impl<T: Default> Node<T> {
     }
 }
 
+impl<T> Default for ForkMutex<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> ForkMutex<T> {
-    pub(crate) const fn new() -> Self {
+    /// A mutex of a content that is made when it is first locked.
+    #[must_use]
+    pub const fn new() -> Self {
         Self { first: OnceBox::new() }
     }
 }
 
 impl<T: Default> ForkMutex<T> {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+    /// Locks it, for a few instructions that call nothing.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         let now = generation();
         let mut node = self.first.get_or_init(|| Box::new(Node::new()));
         while node.generation != now {

@@ -46,6 +46,12 @@ impl Table {
         Self { descriptors: Vec::new(), in_transit: 0, forks_waiting: 0 }
     }
 
+    fn unlist(&mut self, entry: (Descriptor, FileId)) {
+        if let Some(index) = self.descriptors.iter().rposition(|&listed| listed == entry) {
+            self.descriptors.swap_remove(index);
+        }
+    }
+
     fn arrive(&mut self) {
         // The child of a fork that ran out of patience has already forgotten the departure.
         self.in_transit = self.in_transit.saturating_sub(1);
@@ -63,7 +69,7 @@ fn table() -> MutexGuard<'static, Table> {
 /// An open file that a forked child closes.
 #[derive(Debug)]
 pub(crate) struct Tracked {
-    /// Taken only by [`Tracked::close`].
+    /// Taken only when it is closed.
     file: Option<File>,
     facts: Facts,
     generation: u64,
@@ -90,32 +96,72 @@ impl Tracked {
         self.file.as_ref().filter(|_| self.generation == generation())
     }
 
+    /// Closes the file.
+    ///
+    /// # Errors
+    /// The operating system's, which a drop keeps to itself. It is closed all the same.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        if self.generation != generation() {
+            mem::forget(file);
+            return Ok(());
+        }
+        let entry = (sys::descriptor(&file), self.facts.id);
+        let _transit = Transit::begin_with(|table| table.unlist(entry));
+        sys::close(file)
+    }
+
     /// As [`Tracked::file`], where an ancestor's file is an error.
     pub(crate) fn own_file(&self) -> io::Result<&File> {
         self.file().ok_or_else(|| io::Error::other("inherited by a forked process"))
-    }
-
-    /// Closes the file, where something has to be done after that.
-    pub(crate) fn close(&mut self) {
-        let Some(file) = self.file.take() else { return };
-        if self.generation != generation() {
-            mem::forget(file);
-            return;
-        }
-        let descriptor = (sys::descriptor(&file), self.facts.id);
-        let transit = Transit::begin_with(|table| {
-            if let Some(index) = table.descriptors.iter().rposition(|&listed| listed == descriptor) {
-                table.descriptors.swap_remove(index);
-            }
-        });
-        drop(file);
-        drop(transit);
     }
 }
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.close();
+        drop(self.close());
+    }
+}
+
+/// An open file of somebody else's, of which a forked child closes its copy: who opened it closes it here.
+///
+/// It may be closed before this is dropped: a child looks what the number stands for.
+#[derive(Debug)]
+pub struct Listed {
+    entry: (Descriptor, FileId),
+    generation: u64,
+}
+
+impl Listed {
+    /// Lists the file of an open descriptor, on Windows a handle.
+    ///
+    /// # Errors
+    /// The operating system's, where there is no such descriptor.
+    pub fn new(descriptor: Descriptor) -> io::Result<Self> {
+        watch_forks();
+        let entry = (descriptor, sys::with_borrowed(descriptor, sys::facts)?.id);
+        table().descriptors.push(entry);
+        Ok(Self { entry, generation: generation() })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> FileId {
+        self.entry.1
+    }
+
+    /// Whether it was listed by an ancestor of this process.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.generation != generation()
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if !self.is_inherited() {
+            table().unlist(self.entry);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod lock_file;
 mod marker;
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -80,6 +81,11 @@ pub trait Mechanism: Debug + Send + Sync {
 
     /// Whether the kernel wakes those who wait for the lock on `path`. Touches nothing.
     fn wakes_waiters(&self, _path: &Path) -> bool {
+        false
+    }
+
+    /// Whether attempts are dear. A waiter that polls then makes one every poll interval, and none sooner.
+    fn is_costly(&self) -> bool {
         false
     }
 
@@ -242,6 +248,15 @@ pub trait Place: Debug + Send + Sync {
     fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error>;
 }
 
+/// What becomes of errors of closing the file of a lock that was given back already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseErrors {
+    /// The release fails with them.
+    Raise,
+    /// Nobody hears of them.
+    Suppress,
+}
+
 /// A held lock. Dropping it gives the lock back as well as it can, without a word.
 pub trait Guard: Debug + Send {
     /// The locked file.
@@ -255,6 +270,11 @@ pub trait Guard: Debug + Send {
     /// Whether the lock was taken from its holder. Makes no system call: asked with a mutex locked.
     fn is_lost(&self) -> bool {
         self.loss().is_some_and(|loss| loss.has_come())
+    }
+
+    /// The file by which it is held, where it is held by an open one; `None` in a forked child.
+    fn open_file(&self) -> Option<&File> {
+        None
     }
 
     /// Gives the lock back. Does nothing in a forked child: the lock is the parent's.

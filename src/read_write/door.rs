@@ -19,7 +19,7 @@ use super::ReadWrite;
 use super::levels::Whose;
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
-use crate::hold::Released;
+use crate::hold::{Level, Released};
 use crate::mechanism::{Guard, Mechanism, Mode};
 use crate::owner::OwnerId;
 use crate::registry::LockId;
@@ -141,14 +141,14 @@ impl Target for Door {
     /// Comes in at once. A second lock, of a reader that joins others, is of no use, and giving it back may take long: so
     /// that is done here, and not by the task.
     fn receive(&self, party: Party, guard: Box<dyn Guard>) -> Result<Option<Box<dyn Guard>>, ErrorKind> {
-        self.commit_for(party, guard).map(|()| None)
+        self.commit_for(party, guard).map(|_| None)
     }
 
-    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind> {
-        self.lock.commit(party.owner, self.id, party.mode, guard)?;
+    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<Level, ErrorKind> {
+        let level = self.lock.commit(party.owner, self.id, party.mode, guard)?;
         match self.unless_closed(party, Nesting::Nested) {
             Nesting::Refused(kind) => Err(kind),
-            Nesting::No | Nesting::Nested => Ok(()),
+            Nesting::No | Nesting::Nested => Ok(level),
         }
     }
 

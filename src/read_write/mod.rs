@@ -32,7 +32,7 @@ use levels::{Hold, Levels, Phase, State, Step, Whose};
 use crate::asking::{Answer, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
 use crate::fork::{self, ForkMutex};
-use crate::hold::Released;
+use crate::hold::{Level, Released};
 use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::OwnerId;
 use crate::registry::{self, Held, LockId};
@@ -91,7 +91,7 @@ impl ReadWrite {
             nest: &|| self.nest(owner, self.id, mode),
         };
         match asker.acquire(path, watch, || Waiting::enter(self, owner))? {
-            Answer::Acquired(guard) => self.commit(owner, self.id, mode, guard).map_err(refused),
+            Answer::Acquired(guard) => self.commit(owner, self.id, mode, guard).map(drop).map_err(refused),
             Answer::Nested => Ok(()),
         }
     }
@@ -292,7 +292,7 @@ impl ReadWrite {
         door: LockId,
         mode: Mode,
         guard: Box<dyn Guard>,
-    ) -> Result<(), ErrorKind> {
+    ) -> Result<Level, ErrorKind> {
         let mut held = Held::of(self.id, owner, &*guard);
         let mut guard = Some(guard);
         let mut try_to_commit = || {
@@ -324,13 +324,14 @@ impl ReadWrite {
             }
             thread::yield_now();
         };
+        let level = if guard.is_some() { Level::Nested } else { Level::First };
         drop(guard);
         if joined? {
             self.record(held);
         }
         // Threads share it. Tasks do not.
         wait::queue::nudge(self.id);
-        Ok(())
+        Ok(level)
     }
 
     fn unlock(&self, hold: Hold) -> Result<(), Error> {

@@ -7,14 +7,17 @@
 //! | [`FileId`], [`Facts`], [`Stamp`], [`Kind`], [`At`], [`Mount`], [`Others`], [`Verdict`] | shared types, below |
 //! | `MECHANISM` | which call locks a file here: `"flock"`, `"LockFileEx"` or `"none"` |
 //! | `ERRORS_ARE_WIN32` | what the numbers of errors are |
-//! | `open_lock_file` | opens a lock file without following a link at its end |
+//! | `open_lock_file` | opens a lock file without following a link at its end, and says whether it was created |
+//! | `close` | closes a file and says what came of it |
 //! | `facts` | identity and kind of an open file |
 //! | `is_at`, `id_at` | whether a path still leads to a file; which one it leads to |
 //! | `check_names` | refuses a name that no file can have |
 //! | `check_kind` | refuses what is no regular file before it is opened |
 //! | `is_trusted`, `distrust_error` | a stranger's file in a folder that anybody may write to |
 //! | `try_lock`, `unlock` | the advisory lock of an open file description |
+//! | `with_borrowed` | a call on an open file that is somebody else's |
 //! | `classify` | what an error of the above means |
+//! | `is_not_implemented` | whether an error says that there is no such call |
 //! | `is_transient` | whether an error says nothing for good: look again |
 //! | `spawn_masked` | a thread that takes no signals |
 //! | `special_file_error` | the error for what is there but is no regular file |
@@ -126,12 +129,12 @@ pub(crate) use line::{interrupt, spawn, spawn_quiet};
 
 pub(crate) use mark::{is_process_marked, mark_process};
 
+pub use platform::{Descriptor, ERRORS_ARE_WIN32, MECHANISM};
 pub(crate) use platform::{
-    Descriptor, check_kind, check_names, classify, close_inherited, descriptor, distrust_error, facts, id_at,
-    install_fork_handlers, is_at, is_transient, is_trusted, open_lock_file, spawn_masked, special_file_error,
-    try_lock, unlock,
+    check_kind, check_names, classify, close, close_inherited, descriptor, distrust_error, facts, id_at,
+    install_fork_handlers, is_at, is_not_implemented, is_transient, is_trusted, open_lock_file, spawn_masked,
+    special_file_error, try_lock, unlock, with_borrowed,
 };
-pub use platform::{ERRORS_ARE_WIN32, MECHANISM};
 
 /// A file's identity, for as long as something keeps the file alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

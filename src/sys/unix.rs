@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::path::Path;
 use std::ptr;
 use std::thread;
@@ -20,8 +20,8 @@ pub const MECHANISM: &str = "flock";
 /// Whether the numbers of its errors are Win32's, rather than errno's.
 pub const ERRORS_ARE_WIN32: bool = false;
 
-/// A descriptor's number, by which a forked child closes its copy.
-pub(crate) type Descriptor = RawFd;
+/// A descriptor's number.
+pub type Descriptor = RawFd;
 
 /// What a lock file is opened with: never through a link at its end, never waiting for a FIFO's other
 /// end or a file lease, never becoming somebody's terminal, never inherited by an executed program.
@@ -31,17 +31,18 @@ const OPEN: OFlags =
 /// How often an opening starts again because the file came or went in between.
 const ROUNDS: usize = 8;
 
-/// Opens the lock file at `path`, creating it with `mode` (exactly) or with 0666 less the umask.
+/// Opens the lock file at `path`, creating it with `mode` (exactly) or with 0666 less the umask. Says whether it was
+/// created.
 ///
 /// An existing file keeps its mode and content. It is opened without `O_CREAT`: with it, Linux refuses
 /// files of other users in sticky folders (`fs.protected_regular`) before they can be looked at.
 ///
 /// Finding the file missing and then existing, again and again, is contention: others remove and create it.
-pub(crate) fn open_lock_file(path: &Path, mode: Option<u32>) -> io::Result<File> {
+pub(crate) fn open_lock_file(path: &Path, mode: Option<u32>) -> io::Result<(File, bool)> {
     for _ in 0..ROUNDS {
         match rustix::fs::openat(CWD, path, OPEN, Mode::empty()) {
             Err(Errno::NOENT) => {}
-            opened => return Ok(opened?.into()),
+            opened => return Ok((opened?.into(), false)),
         }
         let create = OPEN.union(OFlags::CREATE).union(OFlags::EXCL);
         match rustix::fs::openat(CWD, path, create, Mode::from_raw_mode(narrow(mode.unwrap_or(0o666)))) {
@@ -52,7 +53,7 @@ pub(crate) fn open_lock_file(path: &Path, mode: Option<u32>) -> io::Result<File>
                 if let Some(mode) = mode {
                     set_exact_mode(&file, mode)?;
                 }
-                return Ok(file);
+                return Ok((file, true));
             }
         }
     }
@@ -172,6 +173,23 @@ pub(crate) fn unlock(file: &File) -> io::Result<()> {
     fs4::FileExt::unlock(file)
 }
 
+/// Makes a call on a file that somebody else has opened, and that stays open.
+///
+/// # Errors
+/// Those of the call; `EBADF` where there is no such descriptor.
+#[expect(unsafe_code, reason = "the descriptor is whoever's it is")]
+pub(crate) fn with_borrowed<R>(
+    descriptor: Descriptor,
+    call: impl FnOnce(&File) -> io::Result<R>,
+) -> io::Result<R> {
+    if descriptor < 0 {
+        return Err(Errno::BADF.into());
+    }
+    // SAFETY: the number is used for one call and not kept; if it is not open, the call says so. It is never closed here.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
+    call(&file)
+}
+
 /// What an error of [`open_lock_file`] or [`try_lock`] means.
 pub(crate) fn classify(error: &io::Error) -> Verdict {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -183,6 +201,25 @@ pub(crate) fn classify(error: &io::Error) -> Verdict {
         Some(Errno::NOENT | Errno::STALE) => Verdict::Missing,
         _ if error.kind() == io::ErrorKind::WouldBlock => Verdict::Contended,
         _ => Verdict::Failed,
+    }
+}
+
+/// Whether the error says that the call does not exist here: it is not one that was refused.
+pub(crate) fn is_not_implemented(error: &io::Error) -> bool {
+    error.raw_os_error().map(Errno::from_raw_os_error) == Some(Errno::NOSYS)
+}
+
+/// Closes the file. The descriptor is gone whatever comes of it.
+///
+/// # Errors
+/// What a file system has to say of writes that it had put off. That a signal came is none: Linux has closed it then.
+#[expect(unsafe_code, reason = "the standard library closes without a word")]
+pub(crate) fn close(file: File) -> io::Result<()> {
+    // SAFETY: the number is the file's, which has given it up: nobody else closes it.
+    let failed = unsafe { libc::close(file.into_raw_fd()) };
+    match io::Error::last_os_error() {
+        error if failed != 0 && error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -12,13 +12,14 @@ pub const MECHANISM: &str = "none";
 /// Whether the numbers of its errors are Win32's, rather than errno's.
 pub const ERRORS_ARE_WIN32: bool = false;
 
-pub(crate) type Descriptor = u64;
+/// A number for an open file.
+pub type Descriptor = u64;
 
 fn unsupported() -> io::Error {
     io::Error::from(io::ErrorKind::Unsupported)
 }
 
-pub(crate) fn open_lock_file(_path: &Path, _mode: Option<u32>) -> io::Result<File> {
+pub(crate) fn open_lock_file(_path: &Path, _mode: Option<u32>) -> io::Result<(File, bool)> {
     Err(unsupported())
 }
 
@@ -54,11 +55,26 @@ pub(crate) fn try_lock(_file: &File) -> io::Result<()> {
     Err(unsupported())
 }
 
+pub(crate) fn is_not_implemented(_error: &io::Error) -> bool {
+    false
+}
+
+pub(crate) fn close(_file: File) -> io::Result<()> {
+    Err(unsupported())
+}
+
 pub(crate) fn is_transient(_error: &io::Error) -> bool {
     false
 }
 
 pub(crate) fn spawn_masked(_name: &str, _run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    Err(unsupported())
+}
+
+pub(crate) fn with_borrowed<R>(
+    _descriptor: Descriptor,
+    _call: impl FnOnce(&File) -> io::Result<R>,
+) -> io::Result<R> {
     Err(unsupported())
 }
 

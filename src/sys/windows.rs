@@ -2,15 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::windows::fs::OpenOptionsExt;
-use std::os::windows::io::{AsRawHandle, RawHandle};
+use std::os::windows::io::{AsRawHandle, FromRawHandle, IntoRawHandle, RawHandle};
 use std::path::Path;
+use std::ptr;
 
 use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_CALL_NOT_IMPLEMENTED, ERROR_FILE_NOT_FOUND, ERROR_INVALID_FUNCTION,
-    ERROR_INVALID_PARAMETER, ERROR_LOCK_VIOLATION, ERROR_NOT_LOCKED, ERROR_NOT_SUPPORTED,
-    ERROR_PATH_NOT_FOUND, ERROR_SHARING_VIOLATION, WIN32_ERROR,
+    CloseHandle, ERROR_ACCESS_DENIED, ERROR_CALL_NOT_IMPLEMENTED, ERROR_FILE_NOT_FOUND,
+    ERROR_INVALID_FUNCTION, ERROR_INVALID_PARAMETER, ERROR_LOCK_VIOLATION, ERROR_NOT_LOCKED,
+    ERROR_NOT_SUPPORTED, ERROR_PATH_NOT_FOUND, ERROR_SHARING_VIOLATION, WIN32_ERROR,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT,
@@ -27,14 +28,14 @@ pub const MECHANISM: &str = "LockFileEx";
 /// Whether the numbers of its errors are Win32's, rather than errno's.
 pub const ERRORS_ARE_WIN32: bool = true;
 
-/// Forks do not exist here; the number only tells open files apart.
-pub(crate) type Descriptor = usize;
+/// A handle's number.
+pub type Descriptor = usize;
 
-/// Opens the lock file at `path`, creating it if need be.
+/// Opens the lock file at `path`, creating it if need be; never says that it was created.
 ///
 /// Nobody may delete or rename it while it is open (no delete sharing), so that what is locked stays at
 /// its path. `mode` has no meaning here: access is inherited from the folder.
-pub(crate) fn open_lock_file(path: &Path, _mode: Option<u32>) -> io::Result<File> {
+pub(crate) fn open_lock_file(path: &Path, _mode: Option<u32>) -> io::Result<(File, bool)> {
     let opened = OpenOptions::new()
         .read(true)
         .write(true)
@@ -43,7 +44,7 @@ pub(crate) fn open_lock_file(path: &Path, _mode: Option<u32>) -> io::Result<File
         .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE)
         .custom_flags(FILE_FLAG_OPEN_REPARSE_POINT)
         .open(path);
-    opened.map_err(|error| explain_refusal(path, error))
+    opened.map(|file| (file, false)).map_err(|error| explain_refusal(path, error))
 }
 
 /// "Access denied" also stands for a file whose deletion waits for its last handle: that is contention.
@@ -147,6 +148,21 @@ pub(crate) fn unlock(file: &File) -> io::Result<()> {
     if is(&error, ERROR_NOT_LOCKED) { Ok(()) } else { Err(error) }
 }
 
+/// Makes a call on a file that somebody else has opened, and that stays open.
+///
+/// # Errors
+/// Those of the call, also where there is no such handle.
+#[expect(unsafe_code, reason = "the handle is whoever's it is")]
+pub(crate) fn with_borrowed<R>(
+    descriptor: Descriptor,
+    call: impl FnOnce(&File) -> io::Result<R>,
+) -> io::Result<R> {
+    let handle = ptr::with_exposed_provenance_mut(descriptor);
+    // SAFETY: the handle is used for one call and not kept; if it is not open, the call says so. It is never closed here.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_handle(handle) });
+    call(&file)
+}
+
 fn code(error: &io::Error) -> Option<WIN32_ERROR> {
     error.raw_os_error().map(|code| WIN32_ERROR::from_ne_bytes(code.to_ne_bytes()))
 }
@@ -169,6 +185,22 @@ pub(crate) fn classify(error: &io::Error) -> Verdict {
         Some(ERROR_FILE_NOT_FOUND | ERROR_PATH_NOT_FOUND) => Verdict::Missing,
         _ => Verdict::Failed,
     }
+}
+
+/// The call is there on every Windows.
+pub(crate) fn is_not_implemented(_error: &io::Error) -> bool {
+    false
+}
+
+/// Closes the file. The handle is gone whatever comes of it.
+///
+/// # Errors
+/// What Windows has to say of it.
+#[expect(unsafe_code, reason = "the standard library closes without a word")]
+pub(crate) fn close(file: File) -> io::Result<()> {
+    // SAFETY: the handle is the file's, which has given it up: nobody else closes it.
+    let closed = unsafe { CloseHandle(file.into_raw_handle()) };
+    if closed == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether the answer says nothing for good: the file came or went a moment ago, or somebody has it open.

@@ -10,12 +10,18 @@ const FIRST: Duration = Duration::from_millis(1);
 pub(super) struct Backoff {
     next: Duration,
     longest: Duration,
+    is_steady: bool,
 }
 
 impl Backoff {
     pub(super) fn new(poll_interval: Duration) -> Self {
         let longest = poll_interval.max(FIRST);
-        Self { next: FIRST, longest }
+        Self { next: FIRST, longest, is_steady: false }
+    }
+
+    /// Pauses that are all the poll interval, for attempts that are dear.
+    pub(super) fn steady(poll_interval: Duration) -> Self {
+        Self { next: poll_interval, longest: poll_interval, is_steady: true }
     }
 
     /// Begins with the shortest pause again.
@@ -24,6 +30,9 @@ impl Backoff {
     }
 
     pub(super) fn next(&mut self) -> Duration {
+        if self.is_steady {
+            return self.longest;
+        }
         let pause = self.next;
         self.next = (pause + pause / 2).min(self.longest);
         pause.mul_f64(1.0 - 0.25 * fastrand::f64())
@@ -43,6 +52,14 @@ mod tests {
         assert!(pauses[1] <= FIRST * 3 / 2, "by half each time: {pauses:?}");
         assert!(pauses[19] <= longest && pauses[19] >= longest * 3 / 4, "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= longest));
+    }
+
+    #[test]
+    fn steady_pauses_are_the_poll_interval() {
+        for interval in [Duration::ZERO, Duration::from_millis(70)] {
+            let mut backoff = Backoff::steady(interval);
+            assert!((0..5).all(|_| backoff.next() == interval));
+        }
     }
 
     #[test]

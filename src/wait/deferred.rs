@@ -31,7 +31,7 @@ use super::{FAR, Patience, SHORTEST_QUESTION, WaitsBy};
 use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
-use crate::hold::Lock;
+use crate::hold::{Level, Lock};
 use crate::mechanism::{Attempt, Guard, Holder, Mode};
 use crate::owner::OwnerId;
 use crate::read_write::Door;
@@ -394,6 +394,23 @@ impl Deferred {
         Ok(())
     }
 
+    /// For who makes all its attempts itself, instead of [`Deferred::wait`]: whether there is time for another one.
+    ///
+    /// # Errors
+    /// [`TimedOut`](ErrorKind::TimedOut).
+    pub fn check_time(&self) -> Result<(), Box<Unmet>> {
+        let entry = &self.entry;
+        let contended = {
+            let stage = entry.stage.lock();
+            let Stage::Idle(Some(contended)) = &*stage else { return Ok(()) };
+            contended.clone()
+        };
+        if !entry.has_expired() {
+            return Ok(());
+        }
+        Err(Box::new(entry.timed_out(contended.file, &contended.key)))
+    }
+
     /// What there is to know. A question and a failure are told once.
     #[must_use]
     pub fn news(&self) -> News {
@@ -411,15 +428,15 @@ impl Deferred {
         }
     }
 
-    /// Makes a hold of what was granted. `false`: not yet, for a release of the lock object is still in a system call.
+    /// Makes a hold of what was granted. `None`: not yet, for a release of the lock object is still in a system call.
     ///
     /// # Errors
     /// Those of the lock object, which may have been closed meanwhile; [`Cancelled`](ErrorKind::Cancelled), where nothing
     /// is there: in a forked child, say.
-    pub fn accept(&self) -> Result<bool, Error> {
+    pub fn accept(&self) -> Result<Option<Level>, Error> {
         let entry = &self.entry;
         if entry.target.is_busy(entry.party) {
-            return Ok(false);
+            return Ok(None);
         }
         let refused = |kind| Error::new(kind, "lock", &entry.path).with_absolute_path();
         let granted = {
@@ -428,10 +445,8 @@ impl Deferred {
             if is_granted { mem::take(&mut *stage) } else { Stage::Over }
         };
         match granted {
-            Stage::Offered(guard) => {
-                entry.target.commit_for(entry.party, guard).map(|()| true).map_err(refused)
-            }
-            Stage::Nested => Ok(true),
+            Stage::Offered(guard) => entry.target.commit_for(entry.party, guard).map(Some).map_err(refused),
+            Stage::Nested => Ok(Some(Level::Nested)),
             Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) | Stage::Leaving(_) => {
                 Err(refused(ErrorKind::Cancelled))
             }

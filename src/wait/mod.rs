@@ -120,6 +120,11 @@ impl Waiter<'_> {
         self.mechanism.try_acquire(self.path, self.terms(manners))
     }
 
+    /// An attempt before the wait.
+    pub(crate) fn attempt(&self) -> Result<Attempt, Error> {
+        self.try_acquire(Manners::Hasty)
+    }
+
     fn open_place(&self) -> Result<Option<Arc<dyn Place>>, Error> {
         self.mechanism.open_place(self.path, self.terms(past_lines::manners(self.path)))
     }
@@ -212,7 +217,11 @@ fn poll(
     waiter: &Waiter<'_>,
     watch: &mut dyn Watch,
 ) -> Result<Outcome, Error> {
-    let mut backoff = Backoff::new(waiter.poll_interval);
+    let mut backoff = if waiter.mechanism.is_costly() {
+        Backoff::steady(waiter.poll_interval)
+    } else {
+        Backoff::new(waiter.poll_interval)
+    };
     let mut questions = Questions::begin();
     let tick = queue::tick(waiter.poll_interval);
     let mut next_tick = questions.next + tick;

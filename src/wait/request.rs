@@ -9,6 +9,7 @@ use super::desk::{self, Key};
 use crate::asking::{self, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
 use crate::fork;
+use crate::hold::Level;
 use crate::mechanism::{Attempt, Guard, Mechanism, Mode};
 use crate::owner::OwnerId;
 use crate::registry::{self, LockId};
@@ -67,7 +68,7 @@ pub(crate) trait Target: fmt::Debug + Send + Sync {
     }
 
     /// Makes the lock that `guard` stands for a hold. Where that is refused, the lock goes back.
-    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<(), ErrorKind>;
+    fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<Level, ErrorKind>;
 
     /// Whether a release is in a system call: who commits now has to wait for it.
     fn is_busy(&self, party: Party) -> bool;

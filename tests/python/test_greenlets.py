@@ -130,6 +130,20 @@ def test_greenlets_do_not_hold_one_lock_together(hub: str, lock_path: Path, befo
     assert is_free(lock_path)
 
 
+def test_greenlets_do_not_hold_a_backend_together(hub: str, lock_path: Path) -> None:
+    # Nor do they lose each other's descriptors: the step of one is cut short by another's.
+    before = "import backends, os; backends.os = type(os)('os'); vars(backends.os).update(vars(os))"
+    program = f"""
+import backends
+backends.os.open = lambda *arguments: (sleep(0.001), os.open(*arguments))[1]
+backends.os.unlink = lambda *arguments: (sleep(0.001), os.unlink(*arguments))[1]
+import os
+{TWO_TAKE_TURNS}"""
+    report = run(hub, lock_path, program, lock="backends.Exclusive", before=before)
+    check_exclusion(report)
+    assert not lock_path.exists()
+
+
 def test_greenlets_that_are_let_in_together_are_found_out(hub: str, lock_path: Path) -> None:
     with pytest.raises(AssertionError, match="together"):
         check_exclusion(run(hub, lock_path, TWO_TAKE_TURNS, lock="peers.NoLock"))

@@ -12,6 +12,7 @@ import pytest
 from ferrolock import FileLock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(
@@ -23,6 +24,9 @@ NOT_LOCAL = ("inject=fstatfs,statfs:error=ENOSYS",)
 
 DOES_NOTHING = (*NOT_LOCAL, "inject=flock:retval=0")
 """And the lock call says yes to everybody."""
+
+NOT_THERE = ("inject=flock:error=ENOSYS",)
+"""There is no lock call at all."""
 
 PROGRAM = """
 import os, sys, warnings
@@ -49,11 +53,12 @@ print(len(caught), [warning.filename == __file__ and str(warning.message) for wa
 """
 
 
-def under_strace(path: Path, program: str, faults: tuple[str, ...]) -> list[str]:
-    """Run ``program`` where system calls behave in another way, and give the lines it prints."""
+def under_strace(path: Path, program: str, faults: tuple[str, ...], only: tuple[Path, ...] = ()) -> list[str]:
+    """Run ``program`` where system calls (``only`` on these files) behave in another way; give the lines it prints."""
     source = path.parent.parent / "program.py"
     source.write_text(program)
     options = [option for fault in faults for option in ("-e", fault)]
+    options += [option for file in only for option in ("-P", str(file))]
     command = ["strace", "-f", "-qq", "-o", "/dev/null", *options, sys.executable, str(source), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "ptrace" in done.stderr.lower() and not done.stdout:
@@ -132,6 +137,130 @@ with lock:
     print("then held")
 """
     assert under_strace(path, program, DOES_NOTHING) == ["raised False ['x.lock']", "then held"]
+
+
+def test_without_a_lock_call_a_marker_at_the_path_is_the_lock(path: Path) -> None:
+    held, excluded, then, left, warned = under_strace(path, TAKE_TURNS, NOT_THERE)
+    assert (held, excluded, then, left) == ("['x.lock']", "one", "next", "[]")
+    assert warned.startswith("1 ['flock not supported on this filesystem, falling back to SoftFileLock")
+    assert str(path) in warned
+
+
+@pytest.mark.parametrize("options", ["fallback_to_soft=False", "preserve_lock_file=True", "on_acquired=print"])
+def test_without_the_fallback_a_lock_call_that_is_not_there_is_an_error(path: Path, options: str) -> None:
+    program = f"""{PROGRAM}
+import errno
+try:
+    FileLock(path, {options}).acquire()
+except OSError as error:
+    print(errno.errorcode[error.errno], error.filename == path)
+print(os.listdir(folder))
+# Another lock object of the process has found out about the file system. This one's answer is the same.
+os.unlink(path)
+warnings.simplefilter("ignore")
+with FileLock(path):
+    try:
+        FileLock(path, {options}).acquire(timeout=0)
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+    assert under_strace(path, program, NOT_THERE) == ["ENOSYS True", "['x.lock']", "ENOSYS"]
+
+
+def test_a_lock_object_stays_what_it_is_where_there_is_no_lock_call(path: Path) -> None:
+    program = f"""{PROGRAM}
+import asyncio
+from ferrolock import AsyncFileLock, SoftFileLock
+warnings.simplefilter("ignore")
+lock = FileLock(path)
+with lock, lock:
+    soft = SoftFileLock(path)
+    print(type(lock).__name__, lock.lock_counter, lock.waits_by, soft.is_lock_held_by_us)
+    try:
+        soft.acquire(timeout=0)
+    except Timeout:
+        print("excluded")
+    try:
+        FileLock(path).acquire()
+    except RuntimeError as error:
+        print(str(error).split(":")[0])
+with SoftFileLock(path):
+    try:
+        lock.acquire(timeout=0.05)
+    except Timeout as timeout:
+        print("held by this process" in str(timeout))
+async def main():
+    async with AsyncFileLock(path) as lock:
+        waits = asyncio.ensure_future(AsyncFileLock(path, poll_interval=0.01).acquire())
+        await asyncio.sleep(0.05)
+        print(type(lock).__name__, waits.done(), os.path.getsize(path) > 0)
+    await (await waits).lock.release()
+asyncio.run(main())
+print(os.listdir(folder))
+"""
+    assert under_strace(path, program, NOT_THERE) == [
+        f"{FileLock.__name__} 2 polling True",
+        "excluded",
+        "Deadlock",
+        "True",
+        f"Async{FileLock.__name__} False True",
+        "[]",
+    ]
+
+
+def test_an_empty_file_that_was_there_is_somebodys_marker_where_there_is_no_lock_call(path: Path) -> None:
+    path.touch()
+    program = f"""{PROGRAM}
+warnings.simplefilter("ignore")
+for _ in range(2):
+    try:
+        FileLock(path).acquire(timeout=0.05)
+    except Timeout:
+        print("held", os.listdir(folder), os.path.getsize(path))
+"""
+    assert under_strace(path, program, NOT_THERE) == ["held ['x.lock'] 0"] * 2
+
+
+def test_a_child_finds_out_again_that_there_is_no_lock_call(path: Path) -> None:
+    program = f"""{PROGRAM}
+warnings.simplefilter("ignore")
+lock = FileLock(path)
+lock.acquire()
+child = os.fork()
+if not child:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        os._exit(7)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), os.listdir(folder))
+"""
+    assert under_strace(path, program, NOT_THERE) == ["7 ['x.lock']"]
+
+
+def test_filelock_and_we_exclude_each_other_where_there_is_no_lock_call(
+    path: Path, filelock_folder: Callable[[str], Path]
+) -> None:
+    theirs = f"""
+import sys, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, {str(filelock_folder("4.2.12"))!r})
+from filelock import FileLock, Timeout
+"""
+    contend = "import sys; FileLock(sys.argv[1]).acquire(timeout=0.1); print('acquired')"
+    for holder, contender in ((PROGRAM, theirs), (theirs, PROGRAM)):
+        program = f"""{holder}
+import subprocess
+warnings.simplefilter("ignore")
+contend = {contender + contend!r}
+command = [sys.executable, "-W", "ignore", "-c", contend, sys.argv[1]]
+with FileLock(sys.argv[1]):
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stderr.strip().splitlines()[-1].split(":")[0].split(".")[-1])
+done = subprocess.run(command, capture_output=True, text=True)
+print(done.stdout.strip() or done.stderr)
+"""
+        assert under_strace(path, program, NOT_THERE) == ["Timeout", "acquired"]
 
 
 def test_an_unknown_file_system_that_excludes_is_used_as_it_is(path: Path) -> None:

@@ -131,7 +131,7 @@ impl Subject {
         watch: &mut dyn Watch,
     ) -> Result<(), Error> {
         match self {
-            Self::Lock(lock) => lock.acquire(owner, path, patience, watch),
+            Self::Lock(lock) => lock.acquire(owner, path, patience, watch).map(drop),
             Self::ReadWrite(lock) => lock.acquire(owner, mode, path, patience, watch),
         }
     }

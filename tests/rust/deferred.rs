@@ -79,7 +79,7 @@ impl Task {
 
     fn must_get_it(&self) -> Checked {
         self.must_be_granted()?;
-        assert!(self.waiter.accept()?);
+        assert!(self.waiter.accept()?.is_some());
         assert!(self.lock.depth(self.owner) > 0);
         Ok(())
     }
@@ -113,7 +113,11 @@ fn at_once(lock: &Arc<Lock>, place: &Place) -> Result<bool, Error> {
 fn at_once_for(owner: OwnerId, lock: &Arc<Lock>, place: &Place) -> Result<bool, Error> {
     let request = request(owner, place, Timeout::Never);
     let waiter = Deferred::for_lock(Arc::clone(lock), &request, false, Box::new(|| true));
-    if waiter.attempt().map_err(|unmet| unmet.error)? { waiter.accept() } else { Ok(false) }
+    if waiter.attempt().map_err(|unmet| unmet.error)? {
+        waiter.accept().map(|level| level.is_some())
+    } else {
+        Ok(false)
+    }
 }
 
 /// A lock object that holds the lock.
@@ -412,7 +416,7 @@ fn nobody_is_ever_inside_twice_however_waiters_come_and_go() -> Checked {
                 is_had = matches!(task.news(patience)?, Some(News::Granted));
             }
             if is_had && random.bool() {
-                assert!(task.waiter.accept()?);
+                assert!(task.waiter.accept()?.is_some());
                 if inside.fetch_add(1, Ordering::SeqCst) != 0 {
                     return Err(Overlap("two are inside".into()).into());
                 }

@@ -51,7 +51,7 @@ impl Visitor {
     fn enters(&self) -> Checked {
         self.rung.recv_timeout(LONG)?;
         assert!(matches!(self.waiter.news(), News::Granted));
-        assert!(self.waiter.accept()?);
+        assert!(self.waiter.accept()?.is_some());
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Visitor {
 
 fn inside(door: &Arc<Door>, place: &Place, mode: Mode) -> Checked<OwnerId> {
     let visitor = Visitor::new(door, place, mode, Timeout::Never);
-    assert!(visitor.asks()? && visitor.waiter.accept()?);
+    assert!(visitor.asks()? && visitor.waiter.accept()?.is_some());
     Ok(visitor.owner)
 }
 
@@ -129,7 +129,7 @@ fn an_owner_nests_by_any_door_and_goes_out_by_its_own() -> Checked {
         for mode in [Mode::Shared, Mode::Exclusive] {
             let owner = inside(&one, &place, mode)?;
             let again = Visitor::of(owner, &other, &place.path, mode, Timeout::Once);
-            assert!(again.asks()? && again.waiter.accept()?);
+            assert!(again.asks()? && again.waiter.accept()?.is_some());
             assert_eq!(lock.held_by(owner), Some((mode, 2)));
             assert!(one.unnest(owner));
             assert!(!one.unnest(owner));
@@ -212,7 +212,7 @@ fn who_gave_up_last_keeps_nobody_out() -> Checked {
         // It keeps new readers out.
         until("a writer waits in the kernel", || {
             let late = Visitor::new(&stranger, &place, Mode::Shared, Timeout::Once);
-            let is_kept_out = late.asks().is_err() || !late.waiter.accept()?;
+            let is_kept_out = late.asks().is_err() || late.waiter.accept()?.is_none();
             if !is_kept_out {
                 stranger.release(late.owner, false, &place.path)?;
             }

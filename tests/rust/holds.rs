@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
-use ferrolock::{ErrorKind, Lock, OwnerId, Released, Scope, Timeout, is_held_here};
+use ferrolock::{ErrorKind, Level, Lock, OwnerId, Released, Scope, Timeout, Unwatched, is_held_here};
 
 use crate::mechanisms::Beset;
 
@@ -109,7 +109,7 @@ fn a_shared_hold_of_an_exited_thread_is_everybodys() -> Checked {
     Ok(())
 }
 
-/// Whichever of the waiters gets the lock, the others get in by nesting.
+/// Whichever of the waiters gets the lock, the others get in by nesting, and are told so.
 #[test]
 fn all_who_wait_for_a_shared_lock_object_get_in_together() -> Checked {
     let place = Place::new()?;
@@ -126,8 +126,10 @@ fn all_who_wait_for_a_shared_lock_object_get_in_together() -> Checked {
             waits.recv_timeout(LONG)?;
         }
         holder.release(greenlet(1), false)?;
-        threads.into_iter().try_for_each(join)?;
+        let levels = threads.into_iter().map(join).collect::<Result<Vec<_>, _>>()?;
+        assert_eq!(levels.iter().filter(|level| **level == Level::First).count(), 1);
         assert_eq!(lock.depth(me()), 3);
+        assert_eq!(lock.acquire(me(), &place.path, patience(Timeout::Once), &mut Unwatched)?, Level::Nested);
         Ok(())
     })
 }

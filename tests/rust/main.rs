@@ -7,6 +7,7 @@
 mod alone;
 mod contender;
 mod deferred;
+mod descriptors;
 mod doors;
 mod exclusion;
 mod failures;

@@ -87,7 +87,7 @@ pub(crate) fn acquire(
     path: &Path,
     timeout: Timeout,
 ) -> Result<(), ferrolock::Error> {
-    lock.acquire(owner, path, patience(timeout), &mut Unwatched)
+    lock.acquire(owner, path, patience(timeout), &mut Unwatched).map(drop)
 }
 
 /// Whether a lock object that nobody else knows gets the lock on `path` at once. It gives it back.

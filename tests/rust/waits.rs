@@ -37,7 +37,7 @@ fn held(path: &Path) -> Checked<Lock> {
 }
 
 fn watched(lock: &Lock, path: &Path, timeout: Timeout, watch: &mut dyn Watch) -> Checked<ErrorKind> {
-    kind(lock.acquire(me(), path, patience(timeout), watch))
+    kind(lock.acquire(me(), path, patience(timeout), watch).map(drop))
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn a_wait_that_a_signal_cuts_short_looks_at_once_what_it_was() -> Checked {
             has_ended.store(true, Ordering::SeqCst);
             // The thread is there as long as it is sent signals.
             end.recv().unwrap_or_default();
-            kind(ended)
+            kind(ended.map(drop))
         });
         let thread = tells.recv_timeout(LONG)?;
         // It may come before the wait has begun.

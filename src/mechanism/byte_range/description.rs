@@ -130,7 +130,7 @@ impl Description {
     }
 
     pub(super) fn open(home: &Arc<Home>, path: &Path) -> io::Result<Self> {
-        let tracked = Tracked::open(|| sys::open_lock_file(path, Some(0o600)))?;
+        let tracked = Tracked::open(|| Ok(sys::open_lock_file(path, Some(0o600))?.0))?;
         Ok(Self::new(tracked, home, false))
     }
 

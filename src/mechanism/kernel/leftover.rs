@@ -7,8 +7,8 @@ use super::removal::Removal;
 use super::{KernelGuard, failed};
 use crate::error::Error;
 use crate::fork::Tracked;
-use crate::mechanism::Leftover;
 use crate::mechanism::marker::Site;
+use crate::mechanism::{CloseErrors, Leftover};
 use crate::sys::{self, FileId, Others, Verdict, names, ranges};
 
 /// Looks whether anybody holds the empty file `id` at the name, and with `removes` removes it if nobody does.
@@ -28,7 +28,8 @@ pub(in crate::mechanism) fn visit(
         Ok(file) => file,
         Err(error) => return refusal("open", path, error),
     };
-    let mut guard = KernelGuard { id, file, path: path.to_owned(), removal: None };
+    let mut guard =
+        KernelGuard { id, file, path: path.to_owned(), removal: None, close_errors: CloseErrors::Suppress };
     let lock = || -> io::Result<bool> {
         let file = guard.file.own_file()?;
         sys::try_lock(file)?;

@@ -12,7 +12,7 @@
 //!
 //! Downsides: (1) advisory: it binds only those who ask. (2) A file that is removed *while it is held*
 //! frees the path for the next one, and no one can tell the holder. (3) Some network file systems accept
-//! the call and exclude nobody.
+//! the call and exclude nobody, and some systems do not have it: there a marker takes its place (`honesty`).
 
 mod honesty;
 mod leftover;
@@ -25,13 +25,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use honesty::Honesty;
+use honesty::{Flaw, Honesty};
 pub(super) use leftover::visit as visit_leftover;
 use place::KernelPlace;
 use removal::Removal;
 
 use super::lock_file::{self, Opened, explained, failed, no_lock_file};
-use super::{Attempt, Family, Guard, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms};
+use super::{
+    Attempt, CloseErrors, Family, Guard, Holder, Manners, MarkerLock, Mechanism, Place, ReleaseError, Terms,
+};
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
 use crate::sys::{self, Facts, FileId, Verdict, names};
@@ -47,10 +49,12 @@ const REPLACEMENTS: usize = 64;
 #[derive(Debug)]
 pub struct KernelLock {
     mode: Option<u32>,
-    /// Whether a marker takes the place of a lock that does nothing.
+    /// Whether a marker takes the place of a lock that does nothing, or is not there.
     falls_back: bool,
     /// Whether the file goes with the hold.
     removes_file: bool,
+    /// `None`: as the platform has it.
+    close_errors: Option<CloseErrors>,
     /// The owner of the file that was last locked at the path, and one. It was a regular one, so that it need not be
     /// looked at before it is opened again; and who was trusted here is trusted again.
     known_owner: AtomicU64,
@@ -61,11 +65,11 @@ impl KernelLock {
     /// them to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        Self { mode, falls_back: true, removes_file: false, known_owner: AtomicU64::new(0) }
+        let known_owner = AtomicU64::new(0);
+        Self { mode, falls_back: true, removes_file: false, close_errors: None, known_owner }
     }
 
-    /// On a file system where the lock does nothing, fail instead of going by a marker at the path with `.soft` after
-    /// it.
+    /// On a file system where the lock does nothing, or does not exist, fail instead of going by a marker.
     #[must_use]
     pub fn without_fallback(self) -> Self {
         Self { falls_back: false, ..self }
@@ -80,18 +84,42 @@ impl KernelLock {
         Self { removes_file: true, ..self }
     }
 
-    /// What takes the place of a lock that was found to do nothing. Not at the path itself: the lock file is always
-    /// there, and a marker that is there is held.
-    fn fall_back(&self, path: &Path, id: FileId, terms: Terms) -> Result<Attempt, Error> {
+    /// What becomes of errors of closing the file. Unless this says so, nobody hears of them on Unix, and everybody on
+    /// Windows.
+    #[must_use]
+    pub fn with_close_errors(self, close_errors: CloseErrors) -> Self {
+        Self { close_errors: Some(close_errors), ..self }
+    }
+
+    fn close_errors(&self) -> CloseErrors {
+        let platform = if sys::ERRORS_ARE_WIN32 { CloseErrors::Raise } else { CloseErrors::Suppress };
+        self.close_errors.unwrap_or(platform)
+    }
+
+    /// What takes the place of a lock with a `flaw` on the file system `device`.
+    fn fall_back(&self, flaw: Flaw, path: &Path, device: u64, terms: Terms) -> Result<Attempt, Error> {
         if !self.falls_back {
             let explanation = "the lock call succeeds for everybody on this file system, and excludes nobody";
             return Err(Error::new(ErrorKind::Unsupported, sys::MECHANISM, path).because(explanation));
         }
-        honesty::tell_of_fallback(path, id);
-        let mut name = path.as_os_str().to_owned();
-        name.push(".soft");
-        MarkerLock::new(self.mode).try_acquire(Path::new(&name), terms)
+        honesty::tell_of_fallback(flaw, path, device);
+        self.marker().try_acquire(&flaw.marker_path(path), terms)
     }
+
+    fn marker(&self) -> MarkerLock {
+        let marker = MarkerLock::new(self.mode);
+        match self.close_errors {
+            Some(close_errors) => marker.with_close_errors(close_errors),
+            None => marker,
+        }
+    }
+}
+
+/// Removes the empty file at the path that we have created to lock it, and could not: as a marker it would be held for
+/// ever. A contender who finds it in between takes the lock for held, and asks again.
+fn remove_placeholder(path: &Path, placeholder: &Tracked) -> Result<(), Error> {
+    let is_there = sys::is_at(path, placeholder.facts().id).map_err(|error| failed("stat", path, error))?;
+    if is_there { MarkerLock::remove(path).map_err(|error| failed("unlink", path, error)) } else { Ok(()) }
 }
 
 impl Default for KernelLock {
@@ -102,6 +130,9 @@ impl Default for KernelLock {
 
 impl Mechanism for KernelLock {
     fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
+        if let Some(device) = self.device_without_call(path) {
+            return self.fall_back(Flaw::Missing, path, device, terms);
+        }
         let mut removed = false;
         for round in 1..=REPLACEMENTS {
             let locked = match self.lock_whatever_is_there(path, terms.manners) {
@@ -122,14 +153,21 @@ impl Mechanism for KernelLock {
                                 return Ok(Attempt::Acquired(Box::new(guard)));
                             }
                             Some(false) => {
-                                let id = guard.id;
+                                let device = guard.id.device;
                                 drop(guard);
-                                return self.fall_back(path, id, terms);
+                                return self.fall_back(Flaw::DoesNothing, path, device, terms);
                             }
                             None => {}
                         }
                     }
                     removed = guard.is_removed();
+                }
+                Locked::NotImplemented(file, is_new) => {
+                    honesty::note_missing(file.facts().id.device);
+                    if is_new {
+                        remove_placeholder(path, &file)?;
+                    }
+                    return self.fall_back(Flaw::Missing, path, file.facts().id.device, terms);
                 }
                 Locked::Contended(id) => return Ok(Attempt::Contended(id)),
                 Locked::Interrupted => return Ok(Attempt::Interrupted),
@@ -143,8 +181,13 @@ impl Mechanism for KernelLock {
             .because("the file system gives files no lasting identity"))
     }
 
+    /// A marker that nobody can lock wakes nobody.
     fn wakes_waiters(&self, path: &Path) -> bool {
-        sys::is_path_known_local(path)
+        sys::is_path_known_local(path) && self.device_without_call(path).is_none()
+    }
+
+    fn holder(&self, path: &Path) -> Option<Holder> {
+        self.device_without_call(path).and_then(|_| self.marker().holder(&Flaw::Missing.marker_path(path)))
     }
 
     fn family(&self) -> Option<Family> {
@@ -158,12 +201,16 @@ impl Mechanism for KernelLock {
     }
 
     fn open_place(&self, path: &Path, _terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {
-        let Opened::Yes(tracked) = self.open(path)? else { return Ok(None) };
+        if self.device_without_call(path).is_some() {
+            return Ok(None);
+        }
+        let Opened::Yes((tracked, _)) = self.open(path)? else { return Ok(None) };
         let wakes_waiters = |file| sys::is_known_local(file, tracked.facts().id);
         if !tracked.file().is_some_and(wakes_waiters) {
             return Ok(None);
         }
-        Ok(Some(Arc::new(KernelPlace::new(tracked, path, self.removal(path)))))
+        let place = KernelPlace::new(tracked, path, self.removal(path), self.close_errors());
+        Ok(Some(Arc::new(place)))
     }
 }
 
@@ -171,12 +218,19 @@ enum Locked {
     Yes(KernelGuard),
     Contended(Option<FileId>),
     Interrupted,
+    /// There is no lock call, and a marker is to take its place; with whether this attempt created the file.
+    NotImplemented(Tracked, bool),
 }
 
 impl KernelLock {
+    /// The file system of `path`, if it was found to have no lock call, and a marker takes its place.
+    fn device_without_call(&self, path: &Path) -> Option<u64> {
+        if self.falls_back { honesty::missing_at(path) } else { None }
+    }
+
     fn lock_whatever_is_there(&self, path: &Path, manners: Manners) -> Result<Locked, Error> {
-        let tracked = match self.open(path)? {
-            Opened::Yes(tracked) => tracked,
+        let (tracked, is_new) = match self.open(path)? {
+            Opened::Yes(opened) => opened,
             Opened::Contended => return Ok(Locked::Contended(None)),
             Opened::Interrupted => return Ok(Locked::Interrupted),
         };
@@ -190,11 +244,15 @@ impl KernelLock {
                 if manners == Manners::PastLine {
                     sys::report_stuck_line(file);
                 }
-                Ok(Locked::Yes(KernelGuard { id, file: tracked, path: path.to_owned(), removal: None }))
+                let (path, close_errors) = (path.to_owned(), self.close_errors());
+                Ok(Locked::Yes(KernelGuard { id, file: tracked, path, removal: None, close_errors }))
             }
             Err(error) => match sys::classify(&error) {
                 Verdict::Contended => Ok(Locked::Contended(Some(id))),
                 Verdict::Interrupted => Ok(Locked::Interrupted),
+                Verdict::Unsupported if self.falls_back && sys::is_not_implemented(&error) => {
+                    Ok(Locked::NotImplemented(tracked, is_new))
+                }
                 verdict @ (Verdict::Unsupported | Verdict::Missing | Verdict::Failed) => {
                     Err(explained(verdict, sys::MECHANISM, path, error))
                 }
@@ -207,22 +265,31 @@ impl KernelLock {
         self.removes_file.then(|| Removal::of(path)).flatten()
     }
 
-    /// Opens the file that is at the path, if it is fit to be locked.
-    fn open(&self, path: &Path) -> Result<Opened<Tracked>, Error> {
+    /// Opens the file that is at the path, if it is fit to be locked, and says whether it was created.
+    fn open(&self, path: &Path) -> Result<Opened<(Tracked, bool)>, Error> {
         let known_owner = self.known_owner.load(Ordering::Relaxed);
         if known_owner == 0 {
             sys::check_kind(path).map_err(|error| no_lock_file(path, error))?;
         }
-        let opened = match Tracked::open(|| sys::open_lock_file(path, self.mode)) {
+        let mut is_new = false;
+        let mut open = || {
+            Tracked::open(|| {
+                let (file, created) = sys::open_lock_file(path, self.mode)?;
+                is_new = created;
+                Ok(file)
+            })
+        };
+        let opened = match open() {
             Err(error) if sys::classify(&error) == Verdict::Missing => {
                 sys::create_parents(path).map_err(|error| failed("mkdir", path, error))?;
-                Tracked::open(|| sys::open_lock_file(path, self.mode))
+                open()
             }
             opened => opened,
         };
         let tracked = match lock_file::opened(path, opened)? {
             Opened::Yes(tracked) => tracked,
-            other @ (Opened::Contended | Opened::Interrupted) => return Ok(other),
+            Opened::Contended => return Ok(Opened::Contended),
+            Opened::Interrupted => return Ok(Opened::Interrupted),
         };
         let facts = tracked.facts();
         if !facts.is_regular {
@@ -238,7 +305,7 @@ impl KernelLock {
                 Error::caused(ErrorKind::Refused, "lock", path, sys::distrust_error()).because(explanation)
             );
         }
-        Ok(Opened::Yes(tracked))
+        Ok(Opened::Yes((tracked, is_new)))
     }
 }
 
@@ -255,6 +322,7 @@ struct KernelGuard {
     path: PathBuf,
     /// The file is to go with the lock.
     removal: Option<Removal>,
+    close_errors: CloseErrors,
 }
 
 impl KernelGuard {
@@ -316,14 +384,21 @@ impl Guard for KernelGuard {
         self.id
     }
 
+    fn open_file(&self) -> Option<&File> {
+        self.file.file()
+    }
+
     /// Unlocks before it closes: a copy in a child that was made behind our back would keep the lock.
     fn release(mut self: Box<Self>) -> Result<(), ReleaseError> {
-        match self.give_back() {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let error = failed("unlock", &self.path, error);
-                Err(ReleaseError { guard: Some(self), error })
+        if let Err(error) = self.give_back() {
+            let error = failed("unlock", &self.path, error);
+            return Err(ReleaseError { guard: Some(self), error });
+        }
+        match self.file.close() {
+            Err(error) if self.close_errors == CloseErrors::Raise => {
+                Err(ReleaseError { guard: None, error: failed("close", &self.path, error) })
             }
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 }
@@ -355,7 +430,8 @@ mod tests {
         let path = folder.path().join("x.lock");
         let marker = folder.path().join("x.lock.soft");
         let id = FileId { device: 0, inode: 0 };
-        let attempt = |lock: KernelLock| lock.fall_back(&path, id, Manners::Hasty.into());
+        let attempt =
+            |lock: KernelLock| lock.fall_back(Flaw::DoesNothing, &path, id.device, Manners::Hasty.into());
         let error = attempt(KernelLock::default().without_fallback()).expect_err("there is no lock");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(!marker.exists());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{KernelGuard, Removal, failed};
 use crate::error::Error;
 use crate::fork::Tracked;
-use crate::mechanism::{Guard, Place};
+use crate::mechanism::{CloseErrors, Guard, Place};
 use crate::sys::{self, FileId};
 
 /// The lock file, opened to wait for its lock.
@@ -22,11 +22,17 @@ pub(super) struct KernelPlace {
     path: PathBuf,
     /// The file is to go when nobody has or wants its lock any more.
     removal: Option<Removal>,
+    close_errors: CloseErrors,
 }
 
 impl KernelPlace {
-    pub(super) fn new(file: Tracked, path: &Path, removal: Option<Removal>) -> Self {
-        Self { id: file.facts().id, opened: Some(file), path: path.to_owned(), removal }
+    pub(super) fn new(
+        file: Tracked,
+        path: &Path,
+        removal: Option<Removal>,
+        close_errors: CloseErrors,
+    ) -> Self {
+        Self { id: file.facts().id, opened: Some(file), path: path.to_owned(), removal, close_errors }
     }
 
     /// The file; an error in a forked child, whose parent's it is.
@@ -88,6 +94,6 @@ impl Place for KernelPlace {
         let is_current = sys::is_at(&place.path, id).map_err(|error| failed("stat", &place.path, error))?;
         let Some(file) = place.opened.take().filter(|_| is_current) else { return Ok(None) };
         let (path, removal) = (mem::take(&mut place.path), place.removal.take());
-        Ok(Some(Box::new(KernelGuard { id, file, path, removal })))
+        Ok(Some(Box::new(KernelGuard { id, file, path, removal, close_errors: place.close_errors })))
     }
 }

@@ -50,7 +50,7 @@ impl Removal {
     pub(super) fn remove_if_idle(self, file: &mut Tracked) -> io::Result<bool> {
         let id = file.facts().id;
         if !names::REMOVES_OPEN_FILES {
-            file.close();
+            drop(file.close());
             return self.remove(id);
         }
         let Some(file) = file.file() else { return Ok(false) };

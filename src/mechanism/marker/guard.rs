@@ -8,8 +8,9 @@ use std::sync::{Arc, Weak};
 use super::courtesy;
 use super::draft::OwnMarker;
 use super::site::Site;
+use crate::error::Error;
 use crate::fork::ForkMutex;
-use crate::mechanism::{Guard, ReleaseError};
+use crate::mechanism::{CloseErrors, Guard, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::record::RELEASED;
 use crate::sys::{self, At, FileId, names};
@@ -66,31 +67,54 @@ fn write_released(mut file: &File) -> io::Result<()> {
 /// The lock of a marker. Its drop gives the lock back.
 #[derive(Debug)]
 pub(super) struct MarkerGuard {
-    held: Arc<Held>,
+    /// Taken only when it is given back.
+    held: Option<Arc<Held>>,
+    id: FileId,
+    close_errors: CloseErrors,
 }
 
 impl MarkerGuard {
-    pub(super) fn new(site: Site, draft: OwnMarker) -> Self {
+    pub(super) fn new(site: Site, draft: OwnMarker, close_errors: CloseErrors) -> Self {
+        let id = draft.id();
         let owner = OwnerId::current_thread();
         let liveness = Liveness::of(owner);
         let held = Arc::new(Held { draft, site, owner, liveness, is_withdrawn: AtomicBool::new(false) });
         HELD.lock().push(Arc::downgrade(&held));
-        Self { held }
+        Self { held: Some(held), id, close_errors }
+    }
+
+    /// Closes the marker's file, which has left its name; one who removes markers at the end of the process may do it
+    /// instead, if he has it in hand just now.
+    fn close(&mut self) -> Result<(), Error> {
+        let Some(held) = self.held.take() else { return Ok(()) };
+        HELD.lock().retain(|other| other.as_ptr() != Arc::as_ptr(&held));
+        match Arc::try_unwrap(held) {
+            Ok(Held { mut draft, site, .. }) => {
+                draft.file.close().map_err(|error| site.failed("close", error))
+            }
+            Err(_) => Ok(()),
+        }
     }
 }
 
 impl Guard for MarkerGuard {
     fn file(&self) -> FileId {
-        self.held.draft.id()
+        self.id
     }
 
-    fn release(self: Box<Self>) -> Result<(), ReleaseError> {
-        match self.held.withdraw() {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let error = self.held.site.failed("unlink", error);
-                Err(ReleaseError { guard: Some(self), error })
-            }
+    fn open_file(&self) -> Option<&File> {
+        self.held.as_ref().and_then(|held| held.draft.file.file())
+    }
+
+    fn release(mut self: Box<Self>) -> Result<(), ReleaseError> {
+        let Some(held) = &self.held else { return Ok(()) };
+        if let Err(error) = held.withdraw() {
+            let error = held.site.failed("unlink", error);
+            return Err(ReleaseError { guard: Some(self), error });
+        }
+        match self.close() {
+            Err(error) if self.close_errors == CloseErrors::Raise => Err(ReleaseError { guard: None, error }),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 }
@@ -98,9 +122,10 @@ impl Guard for MarkerGuard {
 impl Drop for MarkerGuard {
     fn drop(&mut self) {
         // Nobody can be told. A marker that stays is judged by its record when this process has ended.
-        drop(self.held.withdraw());
-        let own = Arc::as_ptr(&self.held);
-        HELD.lock().retain(|held| held.as_ptr() != own);
+        if let Some(held) = &self.held {
+            drop(held.withdraw());
+        }
+        drop(self.close());
     }
 }
 

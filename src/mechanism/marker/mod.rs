@@ -34,7 +34,7 @@ use guard::MarkerGuard;
 use occupant::Found;
 use place::MarkerPlace;
 
-use super::{Attempt, Family, Holder, Manners, Mechanism, Place, Terms};
+use super::{Attempt, CloseErrors, Family, Holder, Manners, Mechanism, Place, Terms};
 use crate::error::Error;
 use crate::process::{self, Fate};
 use crate::record::{Content, Record};
@@ -49,6 +49,7 @@ const ROUNDS: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub struct MarkerLock {
     mode: Option<u32>,
+    ignores_close_errors: bool,
 }
 
 /// What an attempt found that did not get the lock.
@@ -63,7 +64,18 @@ impl MarkerLock {
     /// to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        Self { mode }
+        Self { mode, ignores_close_errors: false }
+    }
+
+    /// What becomes of errors of closing the file. Unless this says so, the release fails with them.
+    #[must_use]
+    pub fn with_close_errors(self, close_errors: CloseErrors) -> Self {
+        Self { ignores_close_errors: close_errors == CloseErrors::Suppress, ..self }
+    }
+
+    fn guard(&self, site: Site, draft: OwnMarker) -> MarkerGuard {
+        let close_errors = if self.ignores_close_errors { CloseErrors::Suppress } else { CloseErrors::Raise };
+        MarkerGuard::new(site, draft, close_errors)
     }
 
     /// What the marker at `path` says, if there is one.
@@ -107,7 +119,7 @@ impl MarkerLock {
         for _ in 0..ROUNDS {
             let Some(stamp) = site.look()? else {
                 match draft::create(&site, &site.name, self.mode)? {
-                    Some(draft) => return Ok(Ok(MarkerGuard::new(site, draft))),
+                    Some(draft) => return Ok(Ok(self.guard(site, draft))),
                     None => continue,
                 }
             };
@@ -121,7 +133,7 @@ impl MarkerLock {
                 return Ok(Err(Contention::By(occupant.stamp.id)));
             }
             return Ok(match reclaim::reclaim(&site, &occupant, self.mode)? {
-                Some(draft) => Ok(MarkerGuard::new(site, draft)),
+                Some(draft) => Ok(self.guard(site, draft)),
                 None => Err(Contention::By(occupant.stamp.id)),
             });
         }
