@@ -4,11 +4,13 @@
 //! [`crate::Lock`].
 
 mod byte_range;
+mod folder;
 mod kernel;
 mod lease_rw;
 mod leftover;
 mod lock_file;
 mod marker;
+mod new_file;
 
 use std::fmt::Debug;
 use std::fs::File;

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::fork::Tracked;
 use crate::fork::{self, ForkMutex};
 use crate::heartbeat::{self, Beat, Next};
-use crate::mechanism::marker::random_hex;
+use crate::mechanism::new_file::random_hex;
 use crate::mechanism::{Guard, Loss, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::sys::{self, FileId, names};

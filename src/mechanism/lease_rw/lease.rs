@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::monitor::LeaseSettings;
 use crate::mechanism::Holder;
-use crate::mechanism::marker::random_hex;
+use crate::mechanism::new_file::random_hex;
 use crate::process::{self, Fate};
 use crate::record::{Record, StartToken};
 

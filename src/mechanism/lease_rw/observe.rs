@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::lease::Lease;
 use super::rooms::{self, Look, Marker, Readers};
 use crate::fork::ForkMutex;
-use crate::mechanism::marker::random_hex;
+use crate::mechanism::new_file::random_hex;
 use crate::process;
 use crate::sys::{self, names};
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::lease;
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
+use crate::mechanism::folder::Folder;
 use crate::mechanism::marker::Site;
 use crate::sys::{self, At, FileId, Kind, Stamp, names};
 
@@ -32,7 +33,6 @@ pub(super) struct Rooms {
     pub(super) state: Site,
     pub(super) write: OsString,
     readers: OsString,
-    readers_path: PathBuf,
     pub(super) path: PathBuf,
 }
 
@@ -40,8 +40,7 @@ pub(super) struct Rooms {
 /// looks up again then.
 #[derive(Debug)]
 pub(super) struct Readers {
-    folder: Tracked,
-    path: PathBuf,
+    folder: Folder,
 }
 
 /// What stands at a name.
@@ -82,8 +81,7 @@ impl Rooms {
         let mut state = path.as_os_str().to_owned();
         state.push(".state");
         let state = Site::open(Path::new(&state))?;
-        let readers_path = state.folder_path().join(&readers);
-        Ok(Arc::new(Self { state, write, readers, readers_path, path: path.to_owned() }))
+        Ok(Arc::new(Self { state, write, readers, path: path.to_owned() }))
     }
 
     pub(super) fn write(&self) -> io::Result<At<'_>> {
@@ -95,12 +93,7 @@ impl Rooms {
     /// # Errors
     /// `NotFound` where there is none; those of what can never be one.
     pub(super) fn readers(&self) -> io::Result<Readers> {
-        let at = self.state.named(&self.readers)?;
-        let folder = Tracked::open(|| names::open_folder_at(at))?;
-        if !sys::is_trusted(&self.readers_path, folder.facts())? {
-            return Err(sys::distrust_error());
-        }
-        Ok(Readers { folder, path: self.readers_path.clone() })
+        Ok(Readers { folder: self.state.folder.open_inside(&self.readers)? })
     }
 
     /// As [`Rooms::readers`], and makes it if need be.
@@ -116,7 +109,7 @@ impl Rooms {
 
     /// Whether the files lie on a file system that is known to be of this machine.
     pub(super) fn is_local(&self) -> bool {
-        self.state.folder().is_some_and(|(folder, facts)| sys::is_known_local(folder, facts.id))
+        self.state.folder.is_local()
     }
 
     pub(super) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
@@ -137,8 +130,7 @@ impl Rooms {
 
 impl Readers {
     pub(super) fn named<'a>(&'a self, name: &'a OsStr) -> io::Result<At<'a>> {
-        let folder = self.folder.own_file()?;
-        Ok(At { folder, folder_path: &self.path, name })
+        self.folder.named(name)
     }
 
     /// Makes a marker under a name that is nobody else's.
@@ -154,12 +146,12 @@ impl Readers {
 
     /// What tells this place from others, to everybody, whoever comes and goes.
     pub(super) fn id(&self) -> FileId {
-        self.folder.facts().id
+        self.folder.id()
     }
 
     pub(super) fn list(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
-        for name in names::names(self.named(OsStr::new("."))?, OsStr::new(""))? {
+        for name in self.folder.names(OsStr::new(""))? {
             let bytes = name.as_encoded_bytes();
             if bytes.starts_with(WRITER.as_bytes()) {
                 listing.writers.push(name);

@@ -4,7 +4,7 @@ use std::io;
 
 use super::rooms::{Look, Rooms, look};
 use super::seam::{Step, reach};
-use crate::mechanism::marker::random_hex;
+use crate::mechanism::new_file::random_hex;
 use crate::sys::{self, names};
 
 /// How often a step is tried that the file system says nothing certain of.

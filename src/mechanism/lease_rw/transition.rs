@@ -15,7 +15,8 @@ use super::seam::{Step, reach};
 use super::taking::again;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
-use crate::mechanism::marker::{self, OwnMarker, random_hex};
+use crate::mechanism::marker::{self, OwnMarker};
+use crate::mechanism::new_file::random_hex;
 use crate::process;
 use crate::record::Content;
 use crate::sys::{FileId, Stamp, names};
@@ -35,8 +36,8 @@ struct Turn {
 
 impl Turn {
     fn take(rooms: &Rooms) -> Option<Self> {
-        let (_, facts) = rooms.state.folder()?;
-        let place = (facts.id.inode, rooms.state.name.clone());
+        rooms.state.folder.file().ok()?;
+        let place = (rooms.state.folder.id().inode, rooms.state.name.clone());
         let mut turns = TURNS.lock();
         if turns.contains(&place) {
             return None;

@@ -2,9 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::draft::random_hex;
 use super::site::Site;
 use crate::fork::ForkMutex;
+use crate::mechanism::new_file::random_hex;
 
 /// A name beside a marker's, and the process that it names.
 pub(super) enum Name {

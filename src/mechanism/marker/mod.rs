@@ -25,7 +25,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(super) use draft::{OwnMarker, create, random_hex};
+pub(super) use draft::{OwnMarker, create};
 pub(super) use guard::remove_markers_at_exit;
 pub(super) use occupant::{age, is_abandoned};
 pub(super) use site::Site;

@@ -58,7 +58,7 @@ impl MarkerPlace {
 
 impl Until {
     fn find(site: &Site, terms: Terms) -> Result<Option<Self>, Error> {
-        if !site.folder().is_some_and(|(folder, facts)| sys::is_known_local(folder, facts.id)) {
+        if !site.folder.is_local() {
             return Ok(None);
         }
         if terms.manners == Manners::Polite {

@@ -31,7 +31,7 @@ pub(super) fn recover(site: &Site, judged: &Occupant, breaker: u32) -> Result<Re
 /// The names under which the dead process `breaker` may have left somebody's marker: its own aside, and what others
 /// were about to restore.
 fn stranded(site: &Site, breaker: u32) -> Result<Vec<OsString>, Error> {
-    let all = site.at().and_then(|at| names::names(at, &site.beside(".")));
+    let all = site.folder.names(&site.beside("."));
     let all = all.map_err(|error| site.failed("list", error))?;
     let concerns_us = |name: &OsString| {
         Name::parse(site, name).is_some_and(|parsed| match parsed {

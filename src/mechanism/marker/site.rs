@@ -1,20 +1,17 @@
 //! A name in an open folder: where a marker is or will be.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
-use crate::fork::Tracked;
-use crate::path;
-use crate::sys::{self, At, Facts, Stamp, Verdict, names};
+use crate::mechanism::folder::Folder;
+use crate::sys::{self, At, Stamp, Verdict, names};
 
-/// A place for a marker. It stays the same place when the working directory changes or the folder is renamed.
+/// A place for a marker.
 #[derive(Debug)]
 pub(in crate::mechanism) struct Site {
-    folder: Tracked,
-    folder_path: PathBuf,
+    pub(in crate::mechanism) folder: Folder,
     pub(in crate::mechanism) name: OsString,
     path: PathBuf,
 }
@@ -26,7 +23,7 @@ impl Site {
             .map_err(|error| Error::caused(ErrorKind::Refused, "lock", path, error))?
             .to_owned();
         let folder_path = path.parent().unwrap_or(Path::new(""));
-        let open = || Tracked::open(|| names::open_folder(folder_path));
+        let open = || Folder::open(folder_path);
         let folder = match open() {
             Err(error) if sys::classify(&error) == Verdict::Missing => {
                 sys::create_parents(path)
@@ -36,8 +33,7 @@ impl Site {
             opened => opened,
         };
         let folder = folder.map_err(|error| Error::caused(ErrorKind::Io, "open", path, error))?;
-        let folder_path = path::absolute(folder_path).map_or_else(|_| folder_path.to_owned(), Into::into);
-        Ok(Self { folder, folder_path, name, path: path.to_owned() })
+        Ok(Self { folder, name, path: path.to_owned() })
     }
 
     /// The marker's name.
@@ -45,13 +41,13 @@ impl Site {
         self.named(&self.name)
     }
 
-    /// Another name in the folder. A forked child has no part in what its parent opened.
+    /// Another name in the folder.
     pub(in crate::mechanism) fn named<'a>(&'a self, name: &'a OsStr) -> io::Result<At<'a>> {
-        Ok(At { folder: self.folder.own_file()?, folder_path: &self.folder_path, name })
+        self.folder.named(name)
     }
 
     /// What stands at the marker's name.
-    pub(super) fn look(&self) -> Result<Option<Stamp>, Error> {
+    pub(in crate::mechanism) fn look(&self) -> Result<Option<Stamp>, Error> {
         self.at().and_then(names::look).map_err(|error| self.failed("stat", error))
     }
 
@@ -61,19 +57,10 @@ impl Site {
     }
 
     /// The marker's name with something after it.
-    pub(super) fn beside(&self, end: &str) -> OsString {
+    pub(in crate::mechanism) fn beside(&self, end: &str) -> OsString {
         let mut name = self.name.clone();
         name.push(end);
         name
-    }
-
-    pub(in crate::mechanism) fn folder(&self) -> Option<(&File, &Facts)> {
-        self.folder.file().map(|file| (file, self.folder.facts()))
-    }
-
-    /// Where the folder was when it was opened.
-    pub(in crate::mechanism) fn folder_path(&self) -> &Path {
-        &self.folder_path
     }
 
     pub(in crate::mechanism) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
