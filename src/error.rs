@@ -1,10 +1,9 @@
 //! What can go wrong, with the errno kept to the top.
 
-use std::borrow::Cow;
 use std::error;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::mechanism::Mode;
 use crate::path;
@@ -44,6 +43,8 @@ pub enum ErrorKind {
     Compromised,
     /// The file is in use in a way in which this kind of lock cannot take part.
     Unfit,
+    /// The files of the lock are not what those who take part leave: who goes on could make it worse.
+    Protocol,
     /// The platform or the file system cannot do what the mechanism needs.
     Unsupported,
     /// What stands at the path can never be a lock file, or may not be used as one.
@@ -57,16 +58,17 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     operation: &'static str,
-    path: PathBuf,
+    path: Box<Path>,
     source: Option<io::Error>,
-    explanation: Option<String>,
+    explanation: Option<Box<str>>,
+    name: Option<Box<str>>,
 }
 
 impl Error {
     /// An error of `operation` on `path`.
     #[must_use]
     pub fn new(kind: ErrorKind, operation: &'static str, path: &Path) -> Self {
-        Self { kind, operation, path: path.to_owned(), source: None, explanation: None }
+        Self { kind, operation, path: path.into(), source: None, explanation: None, name: None }
     }
 
     /// An error of `operation` on `path` that the operating system caused.
@@ -82,12 +84,18 @@ impl Error {
 
     /// Adds what the operating system's error alone does not tell.
     pub(crate) fn because(self, explanation: impl Into<String>) -> Self {
-        Self { explanation: Some(explanation.into()), ..self }
+        Self { explanation: Some(explanation.into().into_boxed_str()), ..self }
+    }
+
+    /// Says which of the files beside the lock's it is about.
+    pub(crate) fn about(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into().into_boxed_str()), ..self }
     }
 
     /// Names the file in a way that still means something after a change of the working directory.
     pub(crate) fn with_absolute_path(self) -> Self {
-        let path = path::absolute(&self.path).map_or_else(|_| self.path.clone(), Cow::into_owned);
+        let path = path::absolute(&self.path)
+            .map_or_else(|_| self.path.clone(), |path| path.into_owned().into_boxed_path());
         Self { path, ..self }
     }
 
@@ -121,6 +129,12 @@ impl Error {
         self.explanation.as_deref()
     }
 
+    /// Which of the files beside the lock's it is about, where it is one of them.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// The errno (on Windows the Win32 code), where the operating system gave one.
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
@@ -150,10 +164,17 @@ impl fmt::Display for Error {
             ErrorKind::NotTheHolder(_) => write!(f, "this thread does not hold the lock object on {path}"),
             ErrorKind::Closed => write!(f, "the lock object on {path} is closed"),
             ErrorKind::Compromised => write!(f, "the hold on {path} was lost, and has to be released first"),
-            ErrorKind::Unfit | ErrorKind::Unsupported | ErrorKind::Refused | ErrorKind::Io => {
+            ErrorKind::Unfit
+            | ErrorKind::Protocol
+            | ErrorKind::Unsupported
+            | ErrorKind::Refused
+            | ErrorKind::Io => {
                 write!(f, "{} {path}", self.operation)?;
                 if let Some(source) = &self.source {
                     write!(f, ": {source}")?;
+                }
+                if let Some(name) = &self.name {
+                    write!(f, ": {name}")?;
                 }
                 self.explanation.as_ref().map_or(Ok(()), |explanation| write!(f, " ({explanation})"))
             }

@@ -124,7 +124,7 @@ fn host_field(name: &[u8], pid_namespace: Option<u64>) -> String {
     field
 }
 
-fn push_hex(text: &mut String, byte: u8) {
+pub(crate) fn push_hex(text: &mut String, byte: u8) {
     let digits = [byte >> 4, byte & 0xF].map(|digit| char::from_digit(digit.into(), 16));
     text.extend(digits.into_iter().flatten());
 }

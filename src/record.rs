@@ -11,11 +11,11 @@ pub const LONGEST: usize = 1024;
 /// What an owner writes into its own marker when somebody else has it aside: put back, it holds nothing any more.
 pub const RELEASED: &[u8] = b"filelock/released\n";
 
-/// The permanent file of filelock's strict locks.
-const STRICT: &[u8] = b"1\nfilelock-strict-v1\0\n0\n";
+/// The permanent file of strict locks.
+pub(crate) const STRICT: &[u8] = b"1\nfilelock-strict-v1\0\n0\n";
 
 /// The largest process id that any system gives.
-const LARGEST_PID: u32 = i32::MAX as u32;
+pub(crate) const LARGEST_PID: u32 = i32::MAX as u32;
 
 /// When a process began, told apart from any other process that had the same number, here or after a restart of
 /// the machine.
@@ -35,7 +35,7 @@ impl StartToken {
     }
 
     /// A number of up to 192 bits, the machine's start above the process's.
-    fn parse(digits: &str) -> Option<Self> {
+    pub(crate) fn parse(digits: &str) -> Option<Self> {
         let mut parts = [0_u64; 3];
         for digit in digits.bytes() {
             let mut carry = u128::from(digit - b'0');
@@ -117,7 +117,7 @@ pub enum Content {
     Bare(u32),
     /// The owner has released it.
     Released,
-    /// The permanent file of filelock's strict locks: it belongs to all of them.
+    /// The permanent file of strict locks: it belongs to all of them.
     Strict,
     /// Anything else.
     Malformed,

@@ -25,18 +25,14 @@ impl Folder {
     }
 
     /// Opens the folder `name` in this one, and never through a link.
-    ///
-    /// # Errors
-    /// Also that it belongs to a stranger, in a folder that anybody may write to.
     pub(super) fn open_inside(&self, name: &OsStr) -> io::Result<Self> {
         let at = self.named(name)?;
-        let inside =
-            Self { folder: Tracked::open(|| names::open_folder_at(at))?, path: self.path.join(name) };
-        if sys::is_trusted(&inside.path, inside.folder.facts())? {
-            Ok(inside)
-        } else {
-            Err(sys::distrust_error())
-        }
+        Ok(Self { folder: Tracked::open(|| names::open_folder_at(at))?, path: self.path.join(name) })
+    }
+
+    /// Whether it is not a stranger's, in a folder that anybody may write to.
+    pub(super) fn is_trusted(&self) -> io::Result<bool> {
+        sys::is_trusted(&self.path, self.folder.facts())
     }
 
     /// A name in the folder. A forked child has no part in what its parent opened.
@@ -58,6 +54,11 @@ impl Folder {
     /// The folder, unless it is an ancestor's of this process.
     pub(super) fn file(&self) -> io::Result<&File> {
         self.folder.own_file()
+    }
+
+    /// Whether this user may set its permission bits.
+    pub(super) fn is_own(&self) -> bool {
+        sys::is_own(self.folder.facts())
     }
 
     /// Whether it lies on a file system that is known to be of this machine.

@@ -39,11 +39,7 @@ pub enum Leftover {
 /// # Errors
 /// Those of the operating system. Nothing is removed then.
 pub fn visit_leftover(path: &Path, min_age: Duration, removes: bool) -> Result<Leftover, Error> {
-    // Asking makes no folder.
-    if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        return Ok(Leftover::Gone);
-    }
-    let site = Site::open(path)?;
+    let Some(site) = Site::find(path)? else { return Ok(Leftover::Gone) };
     let looked = site.at().and_then(names::look).map_err(|error| site.failed("stat", error))?;
     let Some(stamp) = looked else { return Ok(Leftover::Gone) };
     if stamp.kind != Kind::Regular {

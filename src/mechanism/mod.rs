@@ -3,14 +3,17 @@
 //! A mechanism makes single attempts and waits for nobody; waiting is [`crate::wait`]'s, counting the business of
 //! [`crate::Lock`].
 
+mod at_exit;
 mod byte_range;
 mod folder;
 mod kernel;
 mod lease_rw;
 mod leftover;
 mod lock_file;
+mod look;
 mod marker;
 mod new_file;
+mod strict;
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub use at_exit::remove_markers_at_exit;
 pub use byte_range::{ByteRangeLock, expect_record_locks};
 pub use kernel::KernelLock;
 pub use lease_rw::{
@@ -27,17 +31,10 @@ pub use lease_rw::{
 };
 pub use leftover::{Leftover, visit_leftover};
 pub use marker::MarkerLock;
+pub use strict::{ClaimState, StrictClaim, StrictLock};
 
 use crate::error::Error;
 use crate::sys::FileId;
-
-/// Removes the markers that nobody will release any more: those of threads that have ended, and of the calling thread.
-///
-/// For the end of a process. A lock object that stands for such a marker counts as held until it is released.
-pub fn remove_markers_at_exit() {
-    marker::remove_markers_at_exit();
-    lease_rw::remove_markers_at_exit();
-}
 
 /// What one attempt came to. A failure is the `Err` around it.
 #[derive(Debug)]
@@ -167,6 +164,11 @@ impl From<Manners> for Terms {
 pub enum Holder {
     /// A process of this machine.
     Here {
+        /// Its number.
+        pid: u32,
+    },
+    /// A process of this machine that has ended: the lock is nobody's, and nobody takes it by himself.
+    Gone {
         /// Its number.
         pid: u32,
     },

@@ -14,6 +14,7 @@
 //! | `check_names` | refuses a name that no file can have |
 //! | `check_kind` | refuses what is no regular file before it is opened |
 //! | `is_trusted`, `distrust_error` | a stranger's file in a folder that anybody may write to |
+//! | `is_own` | whether this user may set a file's permission bits |
 //! | `try_lock`, `unlock` | the advisory lock of an open file description |
 //! | `with_borrowed` | a call on an open file that is somebody else's |
 //! | `classify` | what an error of the above means |
@@ -132,8 +133,8 @@ pub(crate) use mark::{is_process_marked, mark_process};
 pub use platform::{Descriptor, ERRORS_ARE_WIN32, MECHANISM};
 pub(crate) use platform::{
     check_kind, check_names, classify, close, close_inherited, descriptor, distrust_error, facts, id_at,
-    install_fork_handlers, is_at, is_not_implemented, is_transient, is_trusted, open_lock_file, spawn_masked,
-    special_file_error, try_lock, unlock, with_borrowed,
+    install_fork_handlers, is_at, is_not_implemented, is_own, is_transient, is_trusted, open_lock_file,
+    spawn_masked, special_file_error, try_lock, unlock, with_borrowed,
 };
 
 /// A file's identity, for as long as something keeps the file alive.

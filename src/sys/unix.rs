@@ -141,7 +141,7 @@ pub(crate) fn is_at(path: &Path, id: FileId) -> io::Result<bool> {
 ///
 /// Anybody can put a file at a name that others lock in such a folder (`/tmp`), and then hold it for ever.
 pub(crate) fn is_trusted(path: &Path, facts: &Facts) -> io::Result<bool> {
-    if facts.owner == rustix::process::geteuid().as_raw() {
+    if is_own(facts) {
         return Ok(true);
     }
     let folder = match path.parent() {
@@ -152,6 +152,11 @@ pub(crate) fn is_trusted(path: &Path, facts: &Facts) -> io::Result<bool> {
     let folder = rustix::fs::stat(folder)?;
     let is_sticky = Mode::from_raw_mode(folder.st_mode).contains(Mode::SVTX);
     Ok(!is_sticky || facts.owner == folder.st_uid)
+}
+
+/// Whether the file belongs to this user, who may then set its permission bits.
+pub(crate) fn is_own(facts: &Facts) -> bool {
+    facts.owner == rustix::process::geteuid().as_raw()
 }
 
 /// The error for a file that is not to be trusted.

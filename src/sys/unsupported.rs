@@ -39,6 +39,10 @@ pub(crate) fn is_trusted(_path: &Path, _facts: &Facts) -> io::Result<bool> {
     Err(unsupported())
 }
 
+pub(crate) fn is_own(_facts: &Facts) -> bool {
+    false
+}
+
 pub(crate) fn distrust_error() -> io::Error {
     unsupported()
 }

@@ -100,6 +100,11 @@ pub(crate) fn is_trusted(_path: &Path, _facts: &Facts) -> io::Result<bool> {
     Ok(true)
 }
 
+/// There are no permission bits to set.
+pub(crate) fn is_own(_facts: &Facts) -> bool {
+    false
+}
+
 /// The error for a file that is not to be trusted.
 pub(crate) fn distrust_error() -> io::Error {
     win32(ERROR_ACCESS_DENIED)

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ferrolock::mechanism::{
     ByteRangeLock, KernelLock, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, MarkerLock, Mechanism, Mode,
+    StrictLock,
 };
 use ferrolock::{Error, ErrorKind, Lock, OwnerId, Patience, ReadWrite, Released, Scope, Watch};
 
@@ -105,6 +106,7 @@ pub(crate) enum How {
     /// The same, and the file goes with the hold.
     Removing,
     Marker,
+    Strict,
     /// A lock of readers and writers.
     ByteRange,
     /// One by leases.
@@ -161,6 +163,7 @@ impl How {
             Self::Kernel => alone(Box::<KernelLock>::default()),
             Self::Removing => alone(Box::new(KernelLock::default().removing_file())),
             Self::Marker => alone(Box::<MarkerLock>::default()),
+            Self::Strict => alone(Box::<StrictLock>::default()),
             Self::ByteRange => Subject::ReadWrite(ReadWrite::new(Box::<ByteRangeLock>::default())),
             Self::Lease => {
                 let monitor = Arc::new(LeaseMonitor::new(None));
@@ -192,6 +195,16 @@ impl Cast {
             Kind::OneObject => Box::new(InThread::start(Arc::clone(&self.shared), &self.place)?),
             Kind::Processes => Box::new(InProcess::start(self.how, &self.place)?),
         })
+    }
+
+    /// Removes what a dead one has left that nobody takes away by himself.
+    pub(crate) fn bury(&self) -> Checked {
+        if self.how == How::Strict && self.kind == Kind::Processes {
+            for claim in StrictLock::claims(&self.place.path)? {
+                StrictLock::force_break(&self.place.path, claim.name.as_ref())?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn contenders(&self, number: usize) -> Checked<Vec<Box<dyn Contender>>> {

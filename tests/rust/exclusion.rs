@@ -106,6 +106,7 @@ pub(crate) fn a_holder_that_dies_gives_the_lock_back(cast: &Cast) -> Checked {
     holder.must("acquire once", "acquired")?;
     other.must_wait()?;
     holder.die()?;
+    cast.bury()?;
     other.must_answer("acquired")?;
     other.must("release", "unlocked")
 }
@@ -149,6 +150,16 @@ macro_rules! between {
                     #[test]
                     fn $law() -> Checked {
                         super::super::$law(&Cast::new($kind, How::Marker)?)
+                    }
+                )+
+            }
+
+            mod by_a_claim {
+                use super::*;
+                $(
+                    #[test]
+                    fn $law() -> Checked {
+                        super::super::$law(&Cast::new($kind, How::Strict)?)
                     }
                 )+
             }

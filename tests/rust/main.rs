@@ -20,6 +20,7 @@ mod read_write;
 mod readers;
 mod record_laws;
 mod records;
+mod strict;
 mod support;
 mod waits;
 mod worker;

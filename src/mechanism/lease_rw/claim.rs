@@ -20,9 +20,9 @@ use crate::error::Error;
 use crate::fork::Tracked;
 use crate::fork::{self, ForkMutex};
 use crate::heartbeat::{self, Beat, Next};
+use crate::mechanism::at_exit::{self, Leftover};
 use crate::mechanism::new_file::random_hex;
 use crate::mechanism::{Guard, Loss, Mode, ReleaseError};
-use crate::owner::{Liveness, OwnerId};
 use crate::sys::{self, FileId, names};
 
 /// How often a removal is tried before it counts as failed.
@@ -54,8 +54,6 @@ pub(super) struct Claim {
     monitor: Arc<LeaseMonitor>,
     /// The process that published it.
     generation: u64,
-    owner: OwnerId,
-    liveness: Liveness,
     phase: AtomicU8,
     loss: Loss,
     /// The number of the last writer before it, or its own.
@@ -72,7 +70,7 @@ struct Health {
     is_doubtful: bool,
 }
 
-/// The claims of this process, for its end.
+/// The claims of this process.
 static CLAIMS: ForkMutex<Vec<Weak<Claim>>> = ForkMutex::new();
 
 /// What one look at the own markers came to.
@@ -99,7 +97,6 @@ impl Claim {
         let begun = observe::now();
         reach(Step::Publishing);
         readers.create(&name, &bytes).map_err(|error| rooms.failed("create", error))?;
-        let owner = OwnerId::current_thread();
         let claim = Arc::new(Self {
             rooms: Arc::clone(rooms),
             mode,
@@ -110,8 +107,6 @@ impl Claim {
             place: readers.id(),
             monitor: Arc::clone(monitor),
             generation: fork::generation(),
-            owner,
-            liveness: Liveness::of(owner),
             phase: AtomicU8::new(PENDING),
             loss: Loss::default(),
             number: AtomicU64::new(0),
@@ -119,6 +114,7 @@ impl Claim {
         });
         claim.health.lock().good = begun;
         CLAIMS.lock().push(Arc::downgrade(&claim));
+        at_exit::note(&claim);
         reach(Step::Published);
         match claim.show_writer(readers) {
             Ok(true) => {
@@ -415,6 +411,12 @@ fn find(claim: &Claim) -> Option<Arc<Claim>> {
     claims.iter().find(|known| std::ptr::eq(known.as_ptr(), claim)).and_then(Weak::upgrade)
 }
 
+impl Leftover for Claim {
+    fn clear_away(self: Arc<Self>) {
+        drop(self.withdraw());
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         let own: *const Self = self;
@@ -453,17 +455,6 @@ impl Drop for LeaseGuard {
         // Nobody can be told. A marker that stays is not refreshed any more.
         if self.claim.withdraw().is_err() {
             self.claim.no_longer_fresh();
-        }
-    }
-}
-
-/// See [`crate::mechanism::remove_markers_at_exit`].
-pub(in crate::mechanism) fn remove_markers_at_exit() {
-    let claims: Vec<_> = CLAIMS.lock().iter().filter_map(Weak::upgrade).collect();
-    let here = OwnerId::current_thread();
-    for claim in claims {
-        if claim.owner == here || claim.liveness.has_exited() {
-            drop(claim.withdraw());
         }
     }
 }

@@ -47,7 +47,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(super) use claim::remove_markers_at_exit;
 pub use monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings, OnCompromise};
 
 use claim::{Claim, LeaseGuard};

@@ -21,8 +21,9 @@ use super::lease;
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
 use crate::mechanism::folder::Folder;
+pub(super) use crate::mechanism::look::{Look, Marker, look};
 use crate::mechanism::marker::Site;
-use crate::sys::{self, At, FileId, Kind, Stamp, names};
+use crate::sys::{self, At, FileId, names};
 
 const WRITER: &str = ".writer.";
 const GENERATION: &str = ".generation.";
@@ -41,22 +42,6 @@ pub(super) struct Rooms {
 #[derive(Debug)]
 pub(super) struct Readers {
     folder: Folder,
-}
-
-/// What stands at a name.
-#[derive(Debug)]
-pub(super) enum Look {
-    Nothing,
-    /// A link, a folder, a FIFO, a device: never a marker.
-    NoFile,
-    Marker(Marker),
-}
-
-/// A file at the name of a marker, whatever it says.
-#[derive(Debug)]
-pub(super) struct Marker {
-    pub(super) bytes: Vec<u8>,
-    pub(super) stamp: Stamp,
 }
 
 /// The names in the folder of readers.
@@ -93,7 +78,8 @@ impl Rooms {
     /// # Errors
     /// `NotFound` where there is none; those of what can never be one.
     pub(super) fn readers(&self) -> io::Result<Readers> {
-        Ok(Readers { folder: self.state.folder.open_inside(&self.readers)? })
+        let folder = self.state.folder.open_inside(&self.readers)?;
+        if folder.is_trusted()? { Ok(Readers { folder }) } else { Err(sys::distrust_error()) }
     }
 
     /// As [`Rooms::readers`], and makes it if need be.
@@ -192,46 +178,6 @@ fn generation_of(name: &OsStr) -> Option<u64> {
     (digits == format!("{number}")).then_some(number)
 }
 
-/// How often a name is looked at again, because what seemed to be there is gone.
-const LOOKS: usize = 4;
-
-/// Opens and reads what stands at the name. By opening: NFS may know an old answer of `stat`.
-pub(super) fn look(at: At<'_>) -> io::Result<Look> {
-    let mut round = 0;
-    loop {
-        round += 1;
-        match look_once(at) {
-            Err(error) if names::is_stale(&error) && round < LOOKS => {
-                names::forget(at);
-            }
-            looked => return looked,
-        }
-    }
-}
-
-fn look_once(at: At<'_>) -> io::Result<Look> {
-    let file = match Tracked::open(|| names::open_to_read(at)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Nothing),
-        Err(error) => {
-            let is_other = names::look(at)?.is_some_and(|stamp| stamp.kind != Kind::Regular);
-            return if is_other { Ok(Look::NoFile) } else { Err(error) };
-        }
-    };
-    let file = file.own_file()?;
-    // Looked at first: what is written after that makes another stamp.
-    let stamp = names::stamp_of(file)?;
-    if stamp.kind != Kind::Regular {
-        return Ok(Look::NoFile);
-    }
-    let mut bytes = Vec::with_capacity(256);
-    file.take(lease::LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(names::of_open_file)?;
-    if !sys::is_known_local(file, stamp.id) {
-        names::check_with_server(file)?;
-    }
-    Ok(Look::Marker(Marker { bytes, stamp }))
-}
-
 /// What came of refreshing a marker.
 #[derive(Debug)]
 pub(super) enum Touched {
@@ -254,13 +200,6 @@ pub(super) fn touch_if(at: At<'_>, bytes: &[u8]) -> io::Result<Touched> {
         return Ok(Touched::Other(found));
     }
     names::touch(file).map(|()| Touched::Done)
-}
-
-impl Marker {
-    /// Whether nothing was written, refreshed or replaced between the two looks.
-    pub(super) fn is_still(&self, later: &Self) -> bool {
-        self.bytes == later.bytes && self.stamp.is_same_content(&later.stamp)
-    }
 }
 
 #[cfg(test)]

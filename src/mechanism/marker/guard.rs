@@ -2,16 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
 use super::courtesy;
 use super::draft::OwnMarker;
 use super::site::Site;
 use crate::error::Error;
-use crate::fork::ForkMutex;
+use crate::mechanism::at_exit::{self, Leftover};
 use crate::mechanism::{CloseErrors, Guard, ReleaseError};
-use crate::owner::{Liveness, OwnerId};
 use crate::record::RELEASED;
 use crate::sys::{self, At, FileId, names};
 
@@ -21,15 +20,9 @@ struct Held {
     /// Closed first: that wakes the next one.
     draft: OwnMarker,
     site: Site,
-    /// The thread that acquired it.
-    owner: OwnerId,
-    liveness: Liveness,
     /// It was withdrawn, or somebody is about to.
     is_withdrawn: AtomicBool,
 }
-
-/// The markers of this process, for the end of the process: unlike a kernel lock, they stay.
-static HELD: ForkMutex<Vec<Weak<Held>>> = ForkMutex::new();
 
 impl Held {
     /// Takes the marker away from its name, or sees to it that it holds nothing wherever it is.
@@ -58,6 +51,12 @@ impl Held {
     }
 }
 
+impl Leftover for Held {
+    fn clear_away(self: Arc<Self>) {
+        drop(self.withdraw());
+    }
+}
+
 fn write_released(mut file: &File) -> io::Result<()> {
     file.rewind()?;
     file.write_all(RELEASED)?;
@@ -76,10 +75,8 @@ pub(super) struct MarkerGuard {
 impl MarkerGuard {
     pub(super) fn new(site: Site, draft: OwnMarker, close_errors: CloseErrors) -> Self {
         let id = draft.id();
-        let owner = OwnerId::current_thread();
-        let liveness = Liveness::of(owner);
-        let held = Arc::new(Held { draft, site, owner, liveness, is_withdrawn: AtomicBool::new(false) });
-        HELD.lock().push(Arc::downgrade(&held));
+        let held = Arc::new(Held { draft, site, is_withdrawn: AtomicBool::new(false) });
+        at_exit::note(&held);
         Self { held: Some(held), id, close_errors }
     }
 
@@ -87,7 +84,6 @@ impl MarkerGuard {
     /// instead, if he has it in hand just now.
     fn close(&mut self) -> Result<(), Error> {
         let Some(held) = self.held.take() else { return Ok(()) };
-        HELD.lock().retain(|other| other.as_ptr() != Arc::as_ptr(&held));
         match Arc::try_unwrap(held) {
             Ok(Held { mut draft, site, .. }) => {
                 draft.file.close().map_err(|error| site.failed("close", error))
@@ -126,16 +122,5 @@ impl Drop for MarkerGuard {
             drop(held.withdraw());
         }
         drop(self.close());
-    }
-}
-
-/// See [`crate::mechanism::remove_markers_at_exit`].
-pub(in crate::mechanism) fn remove_markers_at_exit() {
-    let held: Vec<_> = HELD.lock().iter().filter_map(Weak::upgrade).collect();
-    let here = OwnerId::current_thread();
-    for held in held {
-        if held.owner == here || held.liveness.has_exited() {
-            drop(held.withdraw());
-        }
     }
 }

@@ -26,12 +26,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(super) use draft::{OwnMarker, create};
-pub(super) use guard::remove_markers_at_exit;
-pub(super) use occupant::{age, is_abandoned};
+pub(super) use occupant::{Found, Occupant, age, is_abandoned, is_past_grace, read};
 pub(super) use site::Site;
 
 use guard::MarkerGuard;
-use occupant::Found;
 use place::MarkerPlace;
 
 use super::{Attempt, CloseErrors, Family, Holder, Manners, Mechanism, Place, Terms};

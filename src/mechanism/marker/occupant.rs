@@ -18,15 +18,15 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// A file at the name of a marker, kept open: as long as it is, no other file gets its number.
 #[derive(Debug)]
-pub(super) struct Occupant {
-    pub(super) file: Tracked,
-    pub(super) stamp: Stamp,
-    pub(super) content: Content,
+pub(in crate::mechanism) struct Occupant {
+    pub(in crate::mechanism) file: Tracked,
+    pub(in crate::mechanism) stamp: Stamp,
+    pub(in crate::mechanism) content: Content,
 }
 
 /// What reading the name came to.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(in crate::mechanism) enum Found {
     Nothing,
     /// A file that this user may not read.
     Unreadable(FileId),
@@ -37,7 +37,7 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// `Refused` for what can never be a marker: a link, a folder, a FIFO, a device, a file that this user may not write.
-pub(super) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &Stamp) -> Result<Found, Error> {
+pub(in crate::mechanism) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &Stamp) -> Result<Found, Error> {
     let at = site.named(name).map_err(|error| site.failed("open", error))?;
     refuse_other_kinds(site, stamp)?;
     if stamp.mode & 0o200 == 0 && !names::may_write(at) {
@@ -128,7 +128,7 @@ impl Occupant {
     }
 
     /// Whether the marker holds nothing any more, so that it may be taken out of the way.
-    fn is_stale(&self) -> bool {
+    pub(in crate::mechanism) fn is_stale(&self) -> bool {
         match &self.content {
             Content::Released => true,
             Content::Owned(record) => process::fate(record, self.is_local()) == Fate::Dead,
@@ -158,8 +158,13 @@ impl Occupant {
     }
 
     fn is_past_grace(&self) -> bool {
-        unchanged_for(&self.stamp) >= GRACE
+        is_past_grace(&self.stamp)
     }
+}
+
+/// Whether this process has seen something that is no marker for so long that nobody is just writing it.
+pub(in crate::mechanism) fn is_past_grace(stamp: &Stamp) -> bool {
+    unchanged_for(stamp) >= GRACE
 }
 
 /// How long ago the marker was written, by the wall clock and the file system's: they may differ.
@@ -215,9 +220,7 @@ fn unchanged_for(stamp: &Stamp) -> Duration {
 
 /// What is at `path`, for those who only ask. Errors are no answer.
 pub(super) fn content_at(path: &Path) -> Option<Occupant> {
-    // Asking makes no folder.
-    path.parent().filter(|folder| folder.as_os_str().is_empty() || folder.is_dir())?;
-    let site = Site::open(path).ok()?;
+    let site = Site::find(path).ok()??;
     let stamp = site.look().ok()??;
     match read(&site, &site.name, &stamp).ok()? {
         Found::Marker(occupant) => Some(occupant),

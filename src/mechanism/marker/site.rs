@@ -36,6 +36,12 @@ impl Site {
         Ok(Self { folder, name, path: path.to_owned() })
     }
 
+    /// As [`Site::open`], for who only asks, which makes no folder; `None`: there is none.
+    pub(in crate::mechanism) fn find(path: &Path) -> Result<Option<Self>, Error> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) { Ok(None) } else { Self::open(path).map(Some) }
+    }
+
     /// The marker's name.
     pub(in crate::mechanism) fn at(&self) -> io::Result<At<'_>> {
         self.named(&self.name)
@@ -61,6 +67,11 @@ impl Site {
         let mut name = self.name.clone();
         name.push(end);
         name
+    }
+
+    /// The path, as it was asked for.
+    pub(in crate::mechanism) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(in crate::mechanism) fn failed(&self, operation: &'static str, error: io::Error) -> Error {

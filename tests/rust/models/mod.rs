@@ -6,4 +6,5 @@ mod lease;
 mod marker;
 mod queue;
 mod removal;
+mod strict;
 mod trap;
