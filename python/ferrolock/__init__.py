@@ -11,11 +11,12 @@ from __future__ import annotations
 from . import _native
 from ._api import AcquireReturnProxy, BaseFileLock
 from ._descriptor import lock_descriptor, unlock_descriptor
-from ._error import LockClosedError, Timeout
+from ._error import LockClosedError, SoftFileLockProtocolError, Timeout
 from ._native import __version__
 from ._read_write import ReadWriteLock
 from ._soft import SoftFileLock, SoftFileLockLifetimeWarning
 from ._soft_rw import SoftReadWriteLock
+from ._strict import StrictSoftFileLock
 from ._unix import UnixFileLock, has_fcntl
 from ._windows import WindowsFileLock
 
@@ -23,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sys
 
+    from ._claim import StrictSoftFileClaim, StrictSoftFileClaimState
     from ._compromise import CompromiseReason, LeaseCompromise
     from ._options import CloseErrorPolicy, ContextErrorPolicy, LockOptions
     from .asyncio import (
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         AsyncReadWriteLock,
         AsyncSoftFileLock,
         AsyncSoftReadWriteLock,
+        AsyncStrictSoftFileLock,
         AsyncUnixFileLock,
         AsyncWindowsFileLock,
         BaseAsyncFileLock,
@@ -54,6 +57,7 @@ else:
         "AsyncReadWriteLock": "asyncio.AsyncReadWriteLock",
         "AsyncSoftFileLock": "asyncio.AsyncSoftFileLock",
         "AsyncSoftReadWriteLock": "asyncio.AsyncSoftReadWriteLock",
+        "AsyncStrictSoftFileLock": "asyncio.AsyncStrictSoftFileLock",
         "AsyncUnixFileLock": "asyncio.AsyncUnixFileLock",
         "AsyncWindowsFileLock": "asyncio.AsyncWindowsFileLock",
         "BaseAsyncFileLock": "asyncio.BaseAsyncFileLock",
@@ -62,6 +66,8 @@ else:
         "ContextErrorPolicy": "_options.ContextErrorPolicy",
         "LeaseCompromise": "_compromise.LeaseCompromise",
         "LockOptions": "_options.LockOptions",
+        "StrictSoftFileClaim": "_claim.StrictSoftFileClaim",
+        "StrictSoftFileClaimState": "_claim.StrictSoftFileClaimState",
         "asyncio": "asyncio",
     }
     """What needs modules that take longer to import than all of this package, and where it is."""
@@ -100,6 +106,7 @@ __all__ = [
     "AsyncReadWriteLock",
     "AsyncSoftFileLock",
     "AsyncSoftReadWriteLock",
+    "AsyncStrictSoftFileLock",
     "AsyncUnixFileLock",
     "AsyncWindowsFileLock",
     "BaseAsyncFileLock",
@@ -114,7 +121,11 @@ __all__ = [
     "ReadWriteLock",
     "SoftFileLock",
     "SoftFileLockLifetimeWarning",
+    "SoftFileLockProtocolError",
     "SoftReadWriteLock",
+    "StrictSoftFileClaim",
+    "StrictSoftFileClaimState",
+    "StrictSoftFileLock",
     "Timeout",
     "UnixFileLock",
     "WindowsFileLock",

@@ -112,6 +112,43 @@ def _command(pid: int) -> str:
         return ""
 
 
+class SoftFileLockProtocolError(OSError):
+    """The files of a lock are not what those who take part leave: whoever went on could take it from a holder."""
+
+    def __init__(self, lock_file: str, claim_name: str | None, reason: str) -> None:
+        """
+        Tell what was found.
+
+        :param lock_file: the path of the lock, as it was given
+        :param claim_name: the file among the claims that it is about, where it is about one
+        :param reason: what is wrong
+        """
+        claim = "" if claim_name is None else f": claim {claim_name!r}"
+        super().__init__(f"Invalid strict soft-lock state at {lock_file}{claim}: {reason}")
+        self._lock_file = lock_file
+        self._claim_name = claim_name
+        self._reason = reason
+
+    @property
+    def lock_file(self) -> str:
+        """The path of the lock, as it was given."""
+        return self._lock_file
+
+    @property
+    def claim_name(self) -> str | None:
+        """The file among the claims that it is about, where it is about one."""
+        return self._claim_name
+
+    @property
+    def reason(self) -> str:
+        """What is wrong."""
+        return self._reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As what it was made of."""
+        return type(self), (self._lock_file, self._claim_name, self._reason), self.__dict__
+
+
 class LockClosedError(RuntimeError):
     """The lock object was closed."""
 
@@ -140,4 +177,4 @@ def closed(lock_file: str) -> LockClosedError:
     return _closed_class(message)
 
 
-__all__ = ["LockClosedError", "Timeout"]
+__all__ = ["LockClosedError", "SoftFileLockProtocolError", "Timeout"]

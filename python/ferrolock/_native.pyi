@@ -7,6 +7,7 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
+from ._claim import StrictSoftFileClaimState
 from ._compromise import LeaseCompromise
 
 _P = ParamSpec("_P")
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "announce",
     "begin_acquire",
+    "break_strict_claim",
     "canonical_path",
     "check_lifetime",
     "check_options",
@@ -35,6 +37,8 @@ __all__ = [
     "possible_holder",
     "release_all",
     "remove_markers_at_exit",
+    "strict_claims",
+    "strict_occupant",
     "unlock_descriptor",
     "visit_leftover",
 ]
@@ -342,6 +346,17 @@ def unlock_descriptor(descriptor: int) -> None:
 
 def remove_markers_at_exit() -> None:
     """Remove the markers that nobody will release any more, at the end of the process."""
+
+def strict_claims(
+    lock: NativeLock,
+) -> list[tuple[str, StrictSoftFileClaimState, str, int, str, int | None]]:
+    """The claims on the lock, each as the fields of a ``StrictSoftFileClaim``."""
+
+def break_strict_claim(lock: NativeLock, name: str) -> None:
+    """Remove the claim, whoever it belongs to."""
+
+def strict_occupant(lock: NativeLock) -> str | None:
+    """What stands at the path instead of the sentinel, in words."""
 
 def possible_holder(device: int, inode: int) -> int | None:
     """The process that may hold the lock on the file, where that can be known."""

@@ -17,6 +17,7 @@ from ._async_proxies import (
 from ._async_read_write import AsyncReadWriteLock, AsyncSoftReadWriteLock
 from ._error import both_failed
 from ._soft import SoftFileLock
+from ._strict import StrictSoftFileLock
 from ._tasks import Threads, crowd_before, finish, off_loop, settle
 from ._unix import UnixFileLock
 from ._windows import WindowsFileLock
@@ -308,6 +309,10 @@ class AsyncSoftFileLock(SoftFileLock, BaseAsyncFileLock):
     """A :class:`SoftFileLock` for tasks. Its members other than ``acquire`` and ``release`` block."""
 
 
+class AsyncStrictSoftFileLock(StrictSoftFileLock, BaseAsyncFileLock):
+    """A :class:`StrictSoftFileLock` for tasks. Its members other than ``acquire`` and ``release`` block."""
+
+
 __all__ = [
     "AsyncAcquireReadWriteReturnProxy",
     "AsyncAcquireReturnProxy",
@@ -315,6 +320,7 @@ __all__ = [
     "AsyncReadWriteLock",
     "AsyncSoftFileLock",
     "AsyncSoftReadWriteLock",
+    "AsyncStrictSoftFileLock",
     "AsyncUnixFileLock",
     "AsyncWindowsFileLock",
     "BaseAsyncFileLock",

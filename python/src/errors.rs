@@ -34,6 +34,13 @@ fn timeout(
             Some(Holder::Elsewhere { pid, host }) => {
                 timeout.setattr("_holder", format!("pid {pid} on {host}"))?;
             }
+            Some(Holder::Gone { pid }) => {
+                let hint = format!(
+                    " It was left claimed by process {pid}, which has ended: `claims` has its claims, `force_break` removes \
+                     them."
+                );
+                timeout.setattr("_hint", hint)?;
+            }
             Some(Holder::Unnamed) => timeout.setattr("_holder", "an owner that recorded no process id")?,
             None => {}
         }
@@ -85,6 +92,7 @@ pub(crate) fn from_core_as(
             "{lock_file}: {}",
             error.explanation().unwrap_or("the file cannot be locked in this way")
         )),
+        ErrorKind::Protocol => protocol(py, lock_file, error),
         // What a lock object of readers and writers refuses is worded where it is raised.
         ErrorKind::Upgrade
         | ErrorKind::Downgrade
@@ -104,6 +112,17 @@ pub(crate) fn both(body: &Bound<'_, PyAny>, release: &PyErr) -> PyErr {
     let py = body.py();
     let both = py.import("ferrolock._error").and_then(|module| module.getattr("both_failed"));
     both.and_then(|both| both.call1((body, release.value(py)))).map_or_else(|error| error, PyErr::from_value)
+}
+
+/// What stands where the files of the lock should.
+fn protocol(py: Python<'_>, lock_file: &Bound<'_, PyAny>, error: &Error) -> PyErr {
+    let build = || {
+        let class = py.import("ferrolock._error")?.getattr("SoftFileLockProtocolError")?;
+        let raised = class.call1((lock_file, error.name(), error.explanation()))?;
+        raised.setattr("__context__", py.import("sys")?.call_method0("exc_info")?.get_item(1)?)?;
+        Ok(PyErr::from_value(raised))
+    };
+    build().unwrap_or_else(|error: PyErr| error)
 }
 
 /// The error of an acquisition through a lock object that was closed.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
+use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism, StrictLock};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -51,6 +51,7 @@ impl Given<'_, '_> {
                     None => lock,
                 }))
             }
+            Some("strict") => Ok(Box::new(StrictLock::new(mode))),
             Some(unknown) => Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),
         }
     }

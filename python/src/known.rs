@@ -19,6 +19,8 @@ pub(crate) struct Known {
     pub(crate) strerror: Py<PyAny>,
     /// `errno.ENOTSUP`.
     pub(crate) enotsup: i32,
+    /// `errno.ENOENT`.
+    pub(crate) enoent: i32,
     /// The methods of [`NativeLock`], to tell an override from them.
     pub(crate) native_acquire: Py<PyAny>,
     pub(crate) native_release: Py<PyAny>,
@@ -60,6 +62,7 @@ pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
         thread_tokens: py.import("_thread")?.call_method0("_local")?.unbind(),
         strerror: py.import("os")?.getattr("strerror")?.unbind(),
         enotsup: py.import("errno")?.getattr("ENOTSUP")?.extract()?,
+        enoent: py.import("errno")?.getattr("ENOENT")?.extract()?,
         native_acquire: lock.getattr("acquire")?.unbind(),
         native_release: lock.getattr("release")?.unbind(),
         names: Names {

@@ -25,6 +25,7 @@ mod proxy;
 mod quickness;
 mod read_write;
 mod settings;
+mod strict;
 mod threads;
 mod watch;
 
@@ -108,6 +109,8 @@ mod _native {
     use super::proxy::AcquireReturnProxy;
     #[pymodule_export]
     use super::read_write::NativeReadWriteLock;
+    #[pymodule_export]
+    use super::strict::{break_strict_claim, strict_claims, strict_occupant};
     #[pymodule_export]
     use super::{canonical_path, possible_holder, remove_markers_at_exit, visit_leftover};
 

@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("async_peers", "async_rw_peers", "peers", "rw_pai
 from async_peers import how, make  # noqa: E402, F401 - fixtures, of the tests of async locks
 from async_rw_peers import doors  # noqa: E402, F401 - a fixture, of the tests of async locks of readers and writers
 from peers import Peer, ProcessContender, ThreadContender  # noqa: E402 - after the rewriting is ordered
-from soft_peers import soft, soft_instead, surrounded, victim  # noqa: E402, F401 - fixtures, of all tests of soft locks
+from soft_peers import soft, soft_instead, strict_instead, surrounded, victim  # noqa: E402, F401 - fixtures too
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ import pytest
 
 import ferrolock
 import peers
-from ferrolock import SoftFileLock, Timeout
+from ferrolock import BaseFileLock, SoftFileLock, StrictSoftFileLock, Timeout
 from peers import LONG, Peer, ProcessContender, ThreadContender
 
 if TYPE_CHECKING:
@@ -145,23 +145,35 @@ def doing(definition: Any) -> tuple[object, ...]:
 @pytest.fixture
 def soft_instead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let FileLock mean SoftFileLock: in the module of the test, in its peers, and in the programs that it runs."""
+    put_in_place(SoftFileLock, request, monkeypatch)
+
+
+@pytest.fixture
+def strict_instead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let FileLock mean StrictSoftFileLock."""
+    put_in_place(StrictSoftFileLock, request, monkeypatch)
+
+
+def put_in_place(cls: type[BaseFileLock], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let FileLock mean another class."""
+    name = f"ferrolock.{cls.__name__}"
     module: Any = sys.modules[request.function.__module__]
     original = peers.run_program
 
     def run_program(source: str, *arguments: object, **more: Any) -> str:
-        prelude = "import ferrolock; ferrolock.FileLock = ferrolock.SoftFileLock\n"
+        prelude = f"import ferrolock; ferrolock.FileLock = {name}\n"
         return original(prelude + dedent(source), *arguments, **more)
 
-    instead = {"FileLock": SoftFileLock, "NATIVE": SoftFileLock, "OURS": SOFT, "run_program": run_program}
-    for name, value in instead.items():
-        if hasattr(module, name):
-            monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(ferrolock, "FileLock", SoftFileLock)
-    defaults: dict[Any, tuple[Any, ...]] = {ThreadContender: (SOFT,), ProcessContender: (SOFT, None)}
+    instead = {"FileLock": cls, "NATIVE": cls, "OURS": name, "run_program": run_program}
+    for attribute, value in instead.items():
+        if hasattr(module, attribute):
+            monkeypatch.setattr(module, attribute, value)
+    monkeypatch.setattr(ferrolock, "FileLock", cls)
+    defaults: dict[Any, tuple[Any, ...]] = {ThreadContender: (name,), ProcessContender: (name, None)}
     for contender, values in defaults.items():
         monkeypatch.setattr(contender.__init__, "__defaults__", values)
     initialize: Any = Peer.__init__
-    monkeypatch.setitem(initialize.__kwdefaults__, "lock", SOFT)
+    monkeypatch.setitem(initialize.__kwdefaults__, "lock", name)
 
 
 # Peers in other surroundings.

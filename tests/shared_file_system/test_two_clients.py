@@ -168,7 +168,7 @@ def test_readers_and_writers_of_two_clients_exclude_each_other(machine: Callable
     check_that_all_were_served(ours)
 
 
-@pytest.mark.parametrize("kind", ["ferrolock.SoftFileLock", "ferrolock.FileLock"])
+@pytest.mark.parametrize("kind", ["ferrolock.SoftFileLock", "ferrolock.StrictSoftFileLock", "ferrolock.FileLock"])
 def test_file_locks_of_two_clients_exclude_each_other(machine: Callable[[str], Machine], kind: str) -> None:
     # With hardly a gap between two holders: who goes by what its client remembers seldom finds one.
     crew = [(kind, "write", mount) for mount in MOUNTS for _ in range(2)]
