@@ -158,10 +158,8 @@ fn it_is_needed_that_who_nests_looks_for_the_other_hold_last() {
 
 #[test]
 fn it_is_needed_that_listings_are_fresh() {
-    finds(
-        model(Rules { fresh_lists: false, confirm_state: false, ..WHOLE }, [WRITER, WRITER, READER]),
-        ALONE,
-    );
+    let rules = Rules { fresh_lists: false, confirm_state: false, ..WHOLE };
+    finds(Leases { deaths: 0, ..model(rules, [WRITER, WRITER, READER]) }, ALONE);
 }
 
 #[test]
