@@ -25,6 +25,8 @@ class StrictSoftFileLock(BaseFileLock):
     """
 
     _mechanism = "strict"
+    _acquire = _native.NativeLock._attempt
+    _release = _native.NativeLock._give_back
 
     def _configure(self, *args: Any, **options: Any) -> None:
         super()._configure(*args, mechanism=self._mechanism, **options)
@@ -59,6 +61,13 @@ class StrictSoftFileLock(BaseFileLock):
     def lock_path_occupant(self) -> str | None:
         """What keeps strict locks away from the path, in words; None if nothing does."""
         return _native.strict_occupant(self)
+
+    @classmethod
+    def _refuse_unsupported(cls, preserve_lock_file: Any, on_acquired: Any) -> None:  # noqa: ARG003 - the path stays in any case
+        """Refuse what makes no sense for claims."""
+        if on_acquired is not None:
+            msg = f"on_acquired is not supported by {cls.__name__}: no descriptor is the lock. FileLock has one that is"
+            raise ValueError(msg)
 
     @classmethod
     def _admit_lifetime(cls, lifetime: float, stacklevel: int) -> float | None:  # noqa: ARG003 - the metaclass's signature
