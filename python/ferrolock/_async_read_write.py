@@ -90,7 +90,12 @@ class AsyncReadWriteLockBase(_native.NativeDoor, Generic[S, P_co]):
         self._loop = loop
         self._executor = executor
 
-    __del__ = _native.NativeDoor._finalize
+    if TYPE_CHECKING:
+
+        def __del__(self) -> None:
+            """Release what came in through here, for nobody else can any more."""
+    else:
+        __del__ = _native.NativeDoor._finalize
 
     def __repr__(self) -> str:
         state = "held" if self._is_held_by_anyone() else "unheld"

@@ -116,6 +116,12 @@ def test_a_marker_refuses_what_only_a_kernel_lock_can_do(lock_path: Path, cls: A
     assert cls(lock_path, preserve_lock_file=0, on_acquired=None, fallback_to_soft="").fallback_to_soft == ""
 
 
+def test_a_file_that_is_to_stay_does_not_go(lock_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave one of them out"):
+        FileLock(lock_path, preserve_lock_file=True, unlink_on_release=True)
+    assert FileLock(lock_path, preserve_lock_file=True, unlink_on_release=False).preserve_lock_file is True
+
+
 def test_the_type_of_the_options_names_all_that_a_lock_takes(lock_path: Path) -> None:
     class Everything(FileLock):
         def __init__(self, lock_file: str, **options: Any) -> None:
