@@ -115,6 +115,7 @@ def test_coroutines_run_on_the_loop_and_need_no_executor(lock_path: Path) -> Non
         async with lock:
             pass
         assert lock.threads == {"MainThread"}
+        assert not blocked.done()
         go_on.set()
         await blocked
 
