@@ -45,6 +45,8 @@ pub enum ErrorKind {
     Unfit,
     /// The files of the lock are not what those who take part leave: who goes on could make it worse.
     Protocol,
+    /// Whoever holds the lock goes by other terms, and all who contend for it have to agree.
+    Mismatch,
     /// The platform or the file system cannot do what the mechanism needs.
     Unsupported,
     /// What stands at the path can never be a lock file, or may not be used as one.
@@ -166,6 +168,7 @@ impl fmt::Display for Error {
             ErrorKind::Compromised => write!(f, "the hold on {path} was lost, and has to be released first"),
             ErrorKind::Unfit
             | ErrorKind::Protocol
+            | ErrorKind::Mismatch
             | ErrorKind::Unsupported
             | ErrorKind::Refused
             | ErrorKind::Io => {

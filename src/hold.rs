@@ -82,6 +82,21 @@ enum Phase {
     Held { guard: Box<dyn Guard>, depth: u32 },
 }
 
+impl Phase {
+    fn is_lost(&self) -> bool {
+        matches!(self, Self::Held { guard, .. } if guard.is_lost())
+    }
+}
+
+/// How much of a hold is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Levels {
+    One,
+    All,
+    /// All, if it was lost.
+    AllLost,
+}
+
 impl Slot {
     fn file(&self) -> Option<FileId> {
         match &self.phase {
@@ -90,14 +105,15 @@ impl Slot {
         }
     }
 
-    /// Counts one level more if it is held, and says whether it is.
-    fn nest(&mut self) -> bool {
+    /// Counts one level more if it is held. Of a hold that was lost there is none until it is released.
+    fn nest(&mut self) -> Nesting {
         match &mut self.phase {
+            lost if lost.is_lost() => Nesting::Refused(ErrorKind::Compromised),
             Phase::Held { depth, .. } => {
                 *depth += 1;
-                true
+                Nesting::Nested
             }
-            Phase::Free | Phase::Busy => false,
+            Phase::Free | Phase::Busy => Nesting::No,
         }
     }
 
@@ -124,12 +140,28 @@ impl Lock {
         })
     }
 
-    /// Counts one level more if `owner` holds the lock already, and says whether it did.
+    /// Counts one level more if `owner` holds the lock already, and says whether it did. There is none of a hold that was
+    /// lost: [`Lock::acquire`] says so.
     #[must_use]
     pub fn nest(&self, owner: OwnerId) -> bool {
+        self.nesting(owner) == Nesting::Nested
+    }
+
+    fn nesting(&self, owner: OwnerId) -> Nesting {
         let key = self.key(owner);
         let mut slots = self.slots.lock();
-        slots.iter_mut().find(|slot| slot.owner == key).is_some_and(Slot::nest)
+        slots.iter_mut().find(|slot| slot.owner == key).map_or(Nesting::No, Slot::nest)
+    }
+
+    /// What `owner`'s hold is known by, where it has such a name.
+    #[must_use]
+    pub fn token(&self, owner: OwnerId) -> Option<String> {
+        let key = self.key(owner);
+        let slots = self.slots.lock();
+        slots.iter().find(|slot| slot.owner == key).and_then(|slot| match &slot.phase {
+            Phase::Held { guard, .. } => guard.token().map(str::to_owned),
+            Phase::Free | Phase::Busy => None,
+        })
     }
 
     /// Counts one level less if `owner` holds the lock more than once, and says whether it did.
@@ -154,8 +186,8 @@ impl Lock {
     /// # Errors
     /// [`TimedOut`](ErrorKind::TimedOut), [`Cancelled`](ErrorKind::Cancelled) and
     /// [`Interrupted`](ErrorKind::Interrupted) end a wait; [`Deadlock`](ErrorKind::Deadlock) and
-    /// [`Reentered`](ErrorKind::Reentered) refuse one; the rest are of the mechanism. Nothing is held
-    /// then that was not before.
+    /// [`Reentered`](ErrorKind::Reentered) refuse one; [`Compromised`](ErrorKind::Compromised) is for a hold that was
+    /// lost; the rest are of the mechanism. Nothing is held then that was not before.
     pub fn acquire(
         &self,
         owner: OwnerId,
@@ -173,7 +205,7 @@ impl Lock {
             mechanism: &*self.mechanism,
             mode: Mode::Exclusive,
             patience,
-            nest: &|| if self.nest(owner) { Nesting::Nested } else { Nesting::No },
+            nest: &|| self.nesting(owner),
         };
         match asker.acquire(path, watch, || Waiting::enter(self, owner))? {
             Answer::Acquired(guard) => Ok(self.commit(owner, owner, guard)),
@@ -183,7 +215,6 @@ impl Lock {
 
     /// Makes the lock that `guard` stands for a hold of `owner`'s, for whom `debtor` is not to wait.
     fn commit(&self, owner: OwnerId, debtor: OwnerId, guard: Box<dyn Guard>) -> Level {
-        let file = guard.file();
         // Before anybody can release it: a record that came later would stay.
         registry::record(Held::of(self.id, debtor, &*guard));
         let mut guard = Some(guard);
@@ -197,7 +228,11 @@ impl Lock {
                     true
                 }
                 // A file replaced under a shared hold: the hold counts, the new lock goes back.
-                Phase::Held { depth, .. } => {
+                Phase::Held { guard: held, depth } => {
+                    // Or it is the one that was lost.
+                    if held.is_lost() {
+                        guard = guard.take().map(|new| mem::replace(held, new));
+                    }
                     *depth += 1;
                     true
                 }
@@ -209,8 +244,8 @@ impl Lock {
             thread::yield_now();
         }
         let level = if guard.is_some() { Level::Nested } else { Level::First };
-        if level == Level::Nested {
-            registry::forget(self.id, file);
+        if let Some(spare) = guard {
+            registry::forget(self.id, spare.file());
         }
         if self.scope == Scope::Shared {
             wait::nudge(self.id);
@@ -226,8 +261,10 @@ impl Lock {
         let key = self.key(owner);
         let mut slots = self.slots.lock();
         let Some(slot) = slots.iter_mut().find(|slot| slot.owner == key) else { return Ok(false) };
-        if slot.nest() {
-            return Ok(true);
+        match slot.nest() {
+            Nesting::No => {}
+            Nesting::Nested => return Ok(true),
+            Nesting::Refused(kind) => return Err(Error::new(kind, "lock", path).with_absolute_path()),
         }
         if slot.waiting.contains(&owner) {
             return Err(Error::new(ErrorKind::Reentered, "lock", path).with_absolute_path());
@@ -244,13 +281,23 @@ impl Lock {
     /// # Errors
     /// What the mechanism gives. Where unlocking itself failed, the lock is held as before.
     pub fn release(&self, owner: OwnerId, force: bool) -> Result<Released, Error> {
-        let released = self.release_slot(self.key(owner), force)?;
+        let levels = if force { Levels::All } else { Levels::One };
+        let released = self.release_slot(self.key(owner), levels)?;
         if force {
             for exited in self.owners(|slot| slot.liveness.has_exited()) {
-                self.release_slot(exited, true)?;
+                self.release_slot(exited, Levels::All)?;
             }
         }
         Ok(released)
+    }
+
+    /// Releases the holds that were lost, whoever had them: for who is told of it. What was acquired anew since stays.
+    ///
+    /// # Errors
+    /// As [`Lock::release`].
+    pub fn release_lost(&self) -> Result<(), Error> {
+        let owners = self.owners(|slot| slot.phase.is_lost());
+        owners.into_iter().try_for_each(|key| self.release_slot(key, Levels::AllLost).map(drop))
     }
 
     /// Releases the holds of all owners, for a lock object that nobody can reach any more.
@@ -259,7 +306,7 @@ impl Lock {
     /// The first that the mechanism gives; the other holds are released all the same.
     pub fn release_all(&self) -> Result<(), Error> {
         let owners = self.owners(|slot| matches!(slot.phase, Phase::Held { .. }));
-        let results: Vec<_> = owners.into_iter().map(|owner| self.release_slot(owner, true)).collect();
+        let results: Vec<_> = owners.into_iter().map(|owner| self.release_slot(owner, Levels::All)).collect();
         results.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     }
 
@@ -301,7 +348,7 @@ impl Lock {
 
     /// Releases one level of the slot's hold, or all. What the depth is counts now: another thread may have nested
     /// in a shared hold since anybody looked.
-    fn release_slot(&self, key: Option<OwnerId>, all: bool) -> Result<Released, Error> {
+    fn release_slot(&self, key: Option<OwnerId>, levels: Levels) -> Result<Released, Error> {
         fork::notice_fork();
         let (guard, depth) = {
             let mut slots = self.slots.lock();
@@ -309,7 +356,11 @@ impl Lock {
                 return Ok(Released::NotHeld);
             };
             match mem::replace(&mut slot.phase, Phase::Busy) {
-                Phase::Held { guard, depth } if depth > 1 && !all => {
+                lasting @ Phase::Held { .. } if levels == Levels::AllLost && !lasting.is_lost() => {
+                    slot.phase = lasting;
+                    return Ok(Released::NotHeld);
+                }
+                Phase::Held { guard, depth } if depth > 1 && levels == Levels::One => {
                     slot.phase = Phase::Held { guard, depth: depth - 1 };
                     return Ok(Released::StillHeld);
                 }
@@ -377,7 +428,7 @@ impl Target for Lock {
     }
 
     fn nest_for(&self, party: Party) -> Nesting {
-        if self.nest(party.owner) { Nesting::Nested } else { Nesting::No }
+        self.nesting(party.owner)
     }
 
     fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<Level, ErrorKind> {
@@ -390,7 +441,7 @@ impl Target for Lock {
     }
 
     fn give_back(&self, party: Party, _path: &Path) -> Result<(), Error> {
-        self.release_slot(self.key(party.owner), false).map(drop)
+        self.release_slot(self.key(party.owner), Levels::One).map(drop)
     }
 }
 

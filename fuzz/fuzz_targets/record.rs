@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use ferrolock::record::{Content, LONGEST, Record};
+use ferrolock::record::{Content, LONGEST, Record, Tenancy};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -11,10 +11,21 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(pid) = content.pid() {
         assert!((1..=0x7fff_ffff).contains(&pid), "{pid} is no process");
     }
-    if let Content::Owned(record) = content {
-        read_again(&record);
+    match &content {
+        Content::Owned(record) => read_again(record),
+        Content::Tenant(tenancy) => read_terms_again(tenancy),
+        _ => {}
     }
 });
+
+/// The same of terms: whatever stands in their last line, the end of it is not white space.
+fn read_terms_again(tenancy: &Tenancy) {
+    assert!(!tenancy.owner.host.is_empty());
+    let bytes = tenancy.to_bytes();
+    if bytes.len() <= LONGEST {
+        assert_eq!(Content::parse(&bytes), Content::Tenant(Box::new(tenancy.clone())));
+    }
+}
 
 /// What was read, written and read once more says the same. Without a token behind it a host loses the white space at
 /// its end, or all of itself.

@@ -6,12 +6,14 @@
 mod at_exit;
 mod byte_range;
 mod folder;
+mod health;
 mod kernel;
 mod lease_rw;
 mod leftover;
 mod lock_file;
 mod look;
 mod marker;
+mod monitor;
 mod new_file;
 mod strict;
 
@@ -26,11 +28,10 @@ use std::time::Duration;
 pub use at_exit::remove_markers_at_exit;
 pub use byte_range::{ByteRangeLock, expect_record_locks};
 pub use kernel::KernelLock;
-pub use lease_rw::{
-    Compromise, CompromiseReason, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, OnCompromise,
-};
+pub use lease_rw::LeaseReadWriteLock;
 pub use leftover::{Leftover, visit_leftover};
-pub use marker::MarkerLock;
+pub use marker::{LeaseTerms, MarkerLock};
+pub use monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings, OnCompromise};
 pub use strict::{ClaimState, StrictClaim, StrictLock};
 
 use crate::error::Error;
@@ -281,6 +282,11 @@ pub trait Guard: Debug + Send {
         None
     }
 
+    /// What this one hold is known by, where it has such a name.
+    fn token(&self) -> Option<&str> {
+        None
+    }
+
     /// Gives the lock back. Does nothing in a forked child: the lock is the parent's.
     ///
     /// # Errors
@@ -300,9 +306,10 @@ struct LossFlags {
 }
 
 impl Loss {
-    /// From now on the hold is lost.
-    pub fn comes(&self) {
-        self.0.has_come.store(true, Ordering::SeqCst);
+    /// From now on the hold is lost; gives whether it was already.
+    #[must_use]
+    pub fn comes(&self) -> bool {
+        self.0.has_come.swap(true, Ordering::SeqCst)
     }
 
     /// Whether it is.

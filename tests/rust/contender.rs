@@ -13,9 +13,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ferrolock::mechanism::{
-    ByteRangeLock, KernelLock, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, MarkerLock, Mechanism, Mode,
-    StrictLock,
+    ByteRangeLock, KernelLock, LeaseMonitor, LeaseReadWriteLock, LeaseSettings, LeaseTerms, MarkerLock,
+    Mechanism, Mode, StrictLock,
 };
+use ferrolock::record::Seconds;
 use ferrolock::{Error, ErrorKind, Lock, OwnerId, Patience, ReadWrite, Released, Scope, Watch};
 
 use crate::mechanisms::NoLock;
@@ -107,6 +108,10 @@ pub(crate) enum How {
     Removing,
     Marker,
     Strict,
+    /// A marker that says that it is exclusive.
+    ExclusiveMarker,
+    /// A marker that is a lease.
+    LeaseMarker,
     /// A lock of readers and writers.
     ByteRange,
     /// One by leases.
@@ -164,6 +169,14 @@ impl How {
             Self::Removing => alone(Box::new(KernelLock::default().removing_file())),
             Self::Marker => alone(Box::<MarkerLock>::default()),
             Self::Strict => alone(Box::<StrictLock>::default()),
+            Self::ExclusiveMarker => alone(Box::new(MarkerLock::exclusive(None))),
+            Self::LeaseMarker => {
+                // Longer than any pause of a busy machine.
+                let duration = Seconds::new(20.0).unwrap_or_else(|| unreachable!("a length of time"));
+                let monitor = Arc::new(LeaseMonitor::per_owner(None));
+                let terms = LeaseTerms { duration, heartbeat_interval: Duration::from_millis(50), monitor };
+                alone(Box::new(MarkerLock::lease(None, terms)))
+            }
             Self::ByteRange => Subject::ReadWrite(ReadWrite::new(Box::<ByteRangeLock>::default())),
             Self::Lease => {
                 let monitor = Arc::new(LeaseMonitor::new(None));

@@ -164,6 +164,26 @@ macro_rules! between {
                 )+
             }
 
+            mod by_a_marker_that_says_that_it_is_exclusive {
+                use super::*;
+                $(
+                    #[test]
+                    fn $law() -> Checked {
+                        super::super::$law(&Cast::new($kind, How::ExclusiveMarker)?)
+                    }
+                )+
+            }
+
+            mod by_a_marker_that_is_a_lease {
+                use super::*;
+                $(
+                    #[test]
+                    fn $law() -> Checked {
+                        super::super::$law(&Cast::new($kind, How::LeaseMarker)?)
+                    }
+                )+
+            }
+
             mod fails_with_a_lock_that_does_not_lock {
                 use super::*;
                 $(

@@ -13,6 +13,7 @@ mod exclusion;
 mod failures;
 mod holds;
 mod lease;
+mod lease_markers;
 mod markers;
 mod mechanisms;
 mod models;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use ferrolock::record::{Content, LONGEST, RELEASED, Record, StartToken};
+use ferrolock::record::{Content, LONGEST, OwnerMode, RELEASED, Record, Seconds, StartToken, Tenancy};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -25,7 +25,9 @@ fn config() -> ProptestConfig {
 
 /// The rules once more, character by character: `strip`, `splitlines` and `isdigit` as Python has them.
 mod naive {
-    use super::{Content, LARGEST_PID, RELEASED, Record, STRICT, StartToken};
+    use std::collections::HashMap;
+
+    use super::{Content, LARGEST_PID, OwnerMode, RELEASED, Record, STRICT, Seconds, StartToken, Tenancy};
 
     /// Where `isspace()` is true, as CPython 3.11 lists them.
     const SPACES: [u32; 29] = [
@@ -51,6 +53,10 @@ mod naive {
         }
         let Ok(text) = String::from_utf8(bytes.to_vec()) else { return Content::Malformed };
         let lines = splitlines(strip(text.chars().collect()));
+        if lines.first().is_some_and(|line| line == "filelock/2") {
+            return tenancy(&lines[1..])
+                .map_or(Content::Malformed, |tenancy| Content::Tenant(Box::new(tenancy)));
+        }
         if lines.is_empty() || lines.len() > 3 {
             return Content::Malformed;
         }
@@ -66,6 +72,59 @@ mod naive {
             record.start = token(&lines[2]);
         }
         Content::Owned(record)
+    }
+
+    fn tenancy(lines: &[String]) -> Option<Tenancy> {
+        let mut values = HashMap::new();
+        for line in lines {
+            let equals = line.find('=')?;
+            values.insert(line[..equals].to_owned(), line[equals + 1..].to_owned());
+        }
+        let mode = match values.get("mode")?.as_str() {
+            "lease" => OwnerMode::Lease,
+            "exclusive" => OwnerMode::Exclusive,
+            _ => OwnerMode::Unknown,
+        };
+        let duration = match values.get("duration") {
+            Some(text) => Some(seconds(text)?),
+            None => None,
+        };
+        let token = values.remove("token");
+        if mode == OwnerMode::Lease {
+            let number = duration?.get();
+            if number == 0.0 || number.is_infinite() || token.as_ref()?.is_empty() {
+                return None;
+            }
+        }
+        let start = match values.get("start") {
+            Some(digits) if is_digits(digits) => self::token(digits),
+            Some(_) => return None,
+            None => None,
+        };
+        let host = values.get("host").filter(|host| !host.is_empty())?.clone();
+        let owner = Record { pid: pid(values.get("pid")?)?, host, start };
+        Some(Tenancy { owner, mode, token, duration })
+    }
+
+    /// A number as Python's regular expression would have it, `\d+(\.\d+)?(e[+-]\d+)?`: a machine of states, of which
+    /// the odd ones are ends.
+    fn seconds(text: &str) -> Option<Seconds> {
+        let mut state = 0;
+        for character in text.chars() {
+            state = match (state, character) {
+                (0 | 1, '0'..='9') => 1,
+                (1, '.') => 2,
+                (2 | 3, '0'..='9') => 3,
+                (1 | 3, 'e') => 4,
+                (4, '+' | '-') => 6,
+                (6 | 7, '0'..='9') => 7,
+                _ => return None,
+            };
+        }
+        if state % 2 == 0 {
+            return None;
+        }
+        Seconds::new(text.parse().ok()?)
     }
 
     fn strip(mut characters: Vec<char>) -> Vec<char> {
@@ -240,6 +299,7 @@ fn any_layout() -> impl Strategy<Value = Vec<u8>> {
 fn any_damaged_marker() -> impl Strategy<Value = Vec<u8>> {
     let whole = prop_oneof![
         8 => any_record().prop_map(|record| record.to_bytes()),
+        6 => any_tenancy().prop_map(|tenancy| tenancy.to_bytes()),
         1 => Just(STRICT.to_vec()),
         1 => Just(RELEASED.to_vec()),
     ];
@@ -254,12 +314,69 @@ fn any_damaged_marker() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+fn any_seconds() -> impl Strategy<Value = Seconds> {
+    let any = any::<f64>().prop_filter_map("a length of time", |number| Seconds::new(number.abs()));
+    let usual = (1..100_000_u32).prop_filter_map("one too", |number| Seconds::new(f64::from(number) / 100.0));
+    prop_oneof![1 => any, 2 => usual].prop_filter("longer than none", |seconds| seconds.get() > 0.0)
+}
+
+/// Terms as they are written, by us or by filelock.
+fn any_tenancy() -> impl Strategy<Value = Tenancy> {
+    let lease = ("[0-9a-f]{32}", any_seconds()).prop_map(|terms| (OwnerMode::Lease, Some(terms)));
+    let terms = prop_oneof![2 => lease, 1 => Just((OwnerMode::Exclusive, None))];
+    (any_record(), terms).prop_map(|(owner, (mode, terms))| {
+        let (token, duration) = terms.unzip();
+        Tenancy { owner, mode, token, duration }
+    })
+}
+
+const TERMS: [&str; 24] = [
+    "mode=lease",
+    "mode=exclusive",
+    "mode=odd",
+    "mode=",
+    "token=a",
+    "token=",
+    "token=a b",
+    "duration=30.0",
+    "duration=3",
+    "duration=0",
+    "duration=1e-07",
+    "duration=1e5",
+    "duration=1E+5",
+    "duration=1e+400",
+    "duration=.5",
+    "duration=5.",
+    "duration=",
+    "start=5",
+    "start=x",
+    "start=",
+    "host=a=b",
+    "host=",
+    "x=y",
+    "nonsense",
+];
+
+/// Lines of terms in any order, behind what a marker needs or nearly.
+fn any_terms() -> impl Strategy<Value = Vec<u8>> {
+    let begins =
+        ["filelock/2\npid=4711\nhost=vm\nmode=exclusive\n", "filelock/2\npid=7\nhost=vm\n", "filelock/2\n"];
+    let pid = one_of(&NUMBERS).prop_map(|number| [b"pid=", &number[..]].concat());
+    let line = prop_oneof![3 => one_of(&TERMS), 1 => pid];
+    let lines = vec((line, one_of(&BREAKS)), 0..6);
+    (select(begins.to_vec()), lines).prop_map(|(begin, lines)| {
+        let lines: Vec<u8> = lines.into_iter().flat_map(|(line, end)| [line, end].concat()).collect();
+        [begin.as_bytes(), &lines, b"\n"].concat()
+    })
+}
+
 fn any_content() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         1 => vec(any::<u8>(), 0..1100),
         4 => any_assembly(),
         4 => any_layout(),
         3 => any_damaged_marker(),
+        3 => any_terms(),
     ]
 }
 
@@ -273,7 +390,7 @@ proptest! {
         let owner = match &content {
             Content::Owned(record) => Some(record.pid),
             Content::Bare(pid) => Some(*pid),
-            Content::Empty | Content::Released | Content::Strict | Content::Malformed => None,
+            Content::Empty | Content::Tenant(_) | Content::Released | Content::Strict | Content::Malformed => None,
         };
         prop_assert_eq!(content.pid(), owner);
     }
@@ -283,6 +400,29 @@ proptest! {
         let bytes = record.to_bytes();
         prop_assert!(bytes.len() <= LONGEST);
         prop_assert_eq!(Content::parse(&bytes), Content::Owned(record));
+    }
+
+    #[test]
+    fn terms_are_read_as_they_were_written(tenancy in any_tenancy()) {
+        let bytes = tenancy.to_bytes();
+        prop_assert!(bytes.len() <= LONGEST);
+        prop_assert_eq!(Content::parse(&bytes), Content::Tenant(Box::new(tenancy)));
+    }
+
+    /// Cut behind a line that could have been the last one it says less; elsewhere it says nothing.
+    #[test]
+    fn terms_that_were_cut_name_no_others(tenancy in any_tenancy()) {
+        let bytes = tenancy.to_bytes();
+        for length in 1..bytes.len() {
+            let content = Content::parse(&bytes[..length]);
+            if let Content::Tenant(read) = content {
+                prop_assert_eq!(&read.owner.host, &tenancy.owner.host);
+                prop_assert_eq!((read.owner.pid, read.mode), (tenancy.owner.pid, tenancy.mode));
+                prop_assert_eq!((&read.token, read.duration), (&tenancy.token, tenancy.duration));
+            } else {
+                prop_assert_eq!(content, Content::Malformed, "the first {} bytes", length);
+            }
+        }
     }
 
     /// Cut behind a line it says less, but nothing else; cut within a line it says nothing.
@@ -339,6 +479,9 @@ fn the_cases_lead_to_every_answer() -> Checked {
             Content::Empty => "empty",
             Content::Owned(Record { start: None, .. }) => "owned, no token",
             Content::Owned(Record { start: Some(_), .. }) => "owned",
+            Content::Tenant(tenancy) if tenancy.mode == OwnerMode::Unknown => "unknown terms",
+            Content::Tenant(tenancy) if tenancy.mode == OwnerMode::Lease => "a lease",
+            Content::Tenant(_) => "exclusive",
             Content::Bare(_) => "bare",
             Content::Released => "released",
             Content::Strict => "strict",
@@ -346,7 +489,7 @@ fn the_cases_lead_to_every_answer() -> Checked {
         };
         *answers.entry(answer).or_insert(0) += 1;
     }
-    assert_eq!(answers.len(), 7, "{answers:?}");
+    assert_eq!(answers.len(), 10, "{answers:?}");
     assert!(answers.values().all(|count| *count >= 5), "{answers:?}");
     Ok(())
 }

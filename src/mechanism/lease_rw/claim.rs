@@ -8,11 +8,8 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use super::lease::Lease;
-use super::monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings};
-use super::observe;
 use super::rooms::{Look, Readers, Rooms, Touched, look, touch_if, writer_name};
 use super::seam::{Step, reach};
 use super::taking::take_write_away;
@@ -21,16 +18,14 @@ use crate::fork::Tracked;
 use crate::fork::{self, ForkMutex};
 use crate::heartbeat::{self, Beat, Next};
 use crate::mechanism::at_exit::{self, Leftover};
+use crate::mechanism::health::{self, Health, Prognosis, Refreshed};
+use crate::mechanism::monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings};
 use crate::mechanism::new_file::random_hex;
 use crate::mechanism::{Guard, Loss, Mode, ReleaseError};
 use crate::sys::{self, FileId, names};
 
 /// How often a removal is tried before it counts as failed.
 const ROUNDS: usize = 8;
-
-/// How often in a row a marker must be found missing: a file system that is distributed can be wrong once.
-const SUSPICIONS: u32 = 3;
-const LONGEST_SUSPICION: Duration = Duration::from_millis(200);
 
 /// It waits, or was granted, was given back, was lost when it was held, or when it was waiting.
 const PENDING: u8 = 0;
@@ -61,23 +56,8 @@ pub(super) struct Claim {
     health: ForkMutex<Health>,
 }
 
-#[derive(Debug, Default)]
-struct Health {
-    /// When it was last known to be there and fresh.
-    good: Duration,
-    suspicions: u32,
-    /// Whether it was stopped for so long that somebody may be about to evict it.
-    is_doubtful: bool,
-}
-
 /// The claims of this process.
 static CLAIMS: ForkMutex<Vec<Weak<Claim>>> = ForkMutex::new();
-
-/// What one look at the own markers came to.
-enum Refreshed {
-    Fresh,
-    Lost(CompromiseReason),
-}
 
 impl Claim {
     /// Publishes a claim; `None`: a writer has been faster.
@@ -94,7 +74,7 @@ impl Claim {
             Mode::Shared => OsString::from(format!("{}.{}", random_hex(), lease.pid)),
             Mode::Exclusive => writer_name(&lease.token),
         };
-        let begun = observe::now();
+        let begun = health::now();
         reach(Step::Publishing);
         readers.create(&name, &bytes).map_err(|error| rooms.failed("create", error))?;
         let claim = Arc::new(Self {
@@ -183,13 +163,7 @@ impl Claim {
     /// somebody may have judged it in that time and be about to remove it. Another claim has another name.
     pub(super) fn is_spent(&self) -> bool {
         let health = self.health.lock();
-        let gap = observe::now().saturating_sub(health.good);
-        health.is_doubtful || self.is_late(gap) || self.phase.load(Ordering::SeqCst) == SPENT
-    }
-
-    /// Whether a heartbeat after `gap` was so late that others may have counted on its not coming.
-    fn is_late(&self, gap: Duration) -> bool {
-        gap > (self.settings.heartbeat_interval + self.settings.stale_threshold) / 2
+        health.is_doubtful || health.is_late(self.settings) || self.phase.load(Ordering::SeqCst) == SPENT
     }
 
     fn is_there(&self, readers: &Readers) -> io::Result<bool> {
@@ -330,7 +304,7 @@ impl Claim {
             self.phase.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).is_ok()
         };
         if turns(HELD, LOST) {
-            self.loss.comes();
+            let _only_once = self.loss.comes();
             self.report(reason, error.map(Arc::new));
         } else if !turns(PENDING, SPENT) {
             return;
@@ -346,37 +320,16 @@ impl Beat for Claim {
         if !self.is_of_this_process() || (phase != PENDING && phase != HELD) {
             return Next::Never;
         }
-        let LeaseSettings { heartbeat_interval: interval, stale_threshold: threshold } = self.settings;
+        let begun = health::now();
         let refreshed = self.refresh();
-        let now = observe::now();
-        let (reason, error) = {
-            let mut health = self.health.lock();
-            let gap = now.saturating_sub(health.good);
-            match refreshed {
-                Ok(Refreshed::Fresh) => {
-                    let is_doubtful = self.is_late(gap);
-                    *health =
-                        Health { good: now, suspicions: 0, is_doubtful: is_doubtful || health.is_doubtful };
-                    // Whoever is about to evict it does so soon.
-                    return Next::In(if is_doubtful { interval / 8 } else { interval });
-                }
-                Ok(Refreshed::Lost(reason)) => {
-                    health.suspicions += 1;
-                    if health.suspicions < SUSPICIONS {
-                        return Next::In((interval / 8).min(LONGEST_SUSPICION));
-                    }
-                    (reason, None)
-                }
-                Err(error) => {
-                    if gap + interval <= threshold {
-                        return Next::In(interval / 8);
-                    }
-                    (CompromiseReason::RefreshFailed, Some(error))
+        let prognosis = self.health.lock().note(refreshed, begun, self.settings);
+        match prognosis {
+            Prognosis::Beat(pause) => return Next::In(pause),
+            Prognosis::Over(reason, error) => {
+                if let Some(own) = find(self) {
+                    own.lose(reason, error);
                 }
             }
-        };
-        if let Some(own) = find(self) {
-            own.lose(reason, error);
         }
         Next::Never
     }

@@ -5,11 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use super::lease::Lease;
-use super::monitor::LeaseSettings;
 use super::observe::{self, Observer, WRITE};
 use super::rooms::{Look, Marker, Readers, Rooms, look, writer_name};
 use super::seam::{Step, reach};
 use super::taking::take_write_away;
+use crate::mechanism::monitor::LeaseSettings;
 use crate::sys::names;
 
 /// What a marker comes to.

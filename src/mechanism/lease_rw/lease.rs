@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::monitor::LeaseSettings;
 use crate::mechanism::Holder;
+use crate::mechanism::monitor::LeaseSettings;
 use crate::mechanism::new_file::random_hex;
 use crate::process::{self, Fate};
 use crate::record::{Record, StartToken};

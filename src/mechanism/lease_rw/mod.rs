@@ -28,7 +28,6 @@
 mod claim;
 mod judge;
 mod lease;
-mod monitor;
 #[cfg(test)]
 #[cfg(unix)]
 mod nested;
@@ -47,8 +46,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use monitor::{Compromise, CompromiseReason, LeaseMonitor, LeaseSettings, OnCompromise};
-
 use claim::{Claim, LeaseGuard};
 use judge::{Judge, Verdict};
 use observe::Observer;
@@ -56,6 +53,7 @@ use rooms::{Listing, Look, Readers, Rooms, generation_name, look};
 use seam::{Step, reach};
 use transition::{Entered, Transition};
 
+use super::monitor::{LeaseMonitor, LeaseSettings};
 use super::{Attempt, Bid, Holder, Manners, Mechanism, Mode, Terms};
 use crate::error::Error;
 use crate::fork::Tracked;

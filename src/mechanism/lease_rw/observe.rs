@@ -15,14 +15,10 @@ use sha2::{Digest, Sha256};
 use super::lease::Lease;
 use super::rooms::{self, Look, Marker, Readers};
 use crate::fork::ForkMutex;
+pub(super) use crate::mechanism::health::now;
 use crate::mechanism::new_file::random_hex;
 use crate::process;
 use crate::sys::{self, names};
-
-/// The time since the machine began.
-pub(super) fn now() -> Duration {
-    sys::process::since_boot()
-}
 
 /// What of a marker changes when its owner lives, or is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

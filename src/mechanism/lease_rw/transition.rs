@@ -15,7 +15,7 @@ use super::seam::{Step, reach};
 use super::taking::again;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
-use crate::mechanism::marker::{self, OwnMarker};
+use crate::mechanism::marker::{self, Form, OwnMarker};
 use crate::mechanism::new_file::random_hex;
 use crate::process;
 use crate::record::Content;
@@ -81,7 +81,7 @@ impl<'a> Transition<'a> {
         let began = observe::now();
         let Some(turn) = Turn::take(rooms) else { return Ok(Entered::Held(None)) };
         for _ in 0..ROUNDS {
-            if let Some(draft) = marker::create(&rooms.state, &rooms.state.name, Some(0o600))? {
+            if let Some(draft) = marker::create(&rooms.state, &rooms.state.name, &Form::with_mode(0o600))? {
                 let stamp = draft.file.own_file().and_then(names::stamp_of);
                 let stamp = stamp.map_err(|error| rooms.failed("stat", error))?;
                 reach(Step::Entered);
@@ -156,7 +156,10 @@ fn is_void(rooms: &Rooms, found: &Marker) -> bool {
         Content::Owned(record) if record == process::own_record() => true,
         Content::Owned(record) => lease::is_proved_dead(&record, rooms.is_local()),
         Content::Released => true,
-        Content::Empty | Content::Bare(_) | Content::Strict | Content::Malformed => false,
+        // Nobody who goes through here writes terms.
+        Content::Empty | Content::Tenant(_) | Content::Bare(_) | Content::Strict | Content::Malformed => {
+            false
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::time::Instant;
 
+use super::form::Form;
 use super::site::Site;
 use crate::error::Error;
 use crate::fork::Tracked;
 use crate::mechanism::new_file::{NewFile, freshen, random_hex};
-use crate::process;
 use crate::sys::{self, FileId, names};
 
 /// Write permissions that no marker has: its record is the owner's word.
@@ -32,15 +32,15 @@ impl OwnMarker {
 pub(in crate::mechanism) fn create(
     site: &Site,
     name: &OsStr,
-    mode: Option<u32>,
+    form: &Form,
 ) -> Result<Option<OwnMarker>, Error> {
     let new = NewFile {
-        bits: bits(mode),
-        fill: &|file| fill(file, mode),
+        bits: bits(form.mode),
+        fill: &|file| fill(file, form),
         private_name: &|| OsString::from(format!(".ferrolock.{}.{}", std::process::id(), random_hex())),
     };
     let created = match new.publish(&site.folder, name) {
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => create_plain(site, name, mode),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => create_plain(site, name, form),
         published => published,
     };
     match created {
@@ -50,20 +50,20 @@ pub(in crate::mechanism) fn create(
     }
 }
 
-fn create_plain(site: &Site, name: &OsStr, mode: Option<u32>) -> io::Result<Tracked> {
+fn create_plain(site: &Site, name: &OsStr, form: &Form) -> io::Result<Tracked> {
     let at = site.named(name)?;
-    let file = Tracked::open(|| names::create_new(at, bits(mode)))?;
-    fill(&file, mode).inspect_err(|_| drop(names::remove(at)))?;
+    let file = Tracked::open(|| names::create_new(at, bits(form.mode)))?;
+    fill(&file, form).inspect_err(|_| drop(names::remove(at)))?;
     Ok(file)
 }
 
 /// Writes the record, and takes the lock by which waiters of this machine are woken.
-fn fill(made: &Tracked, mode: Option<u32>) -> io::Result<()> {
+fn fill(made: &Tracked, form: &Form) -> io::Result<()> {
     let mut file = made.own_file()?;
-    if mode.is_some() {
-        names::set_mode(file, bits(mode))?;
+    if form.mode.is_some() {
+        names::set_mode(file, bits(form.mode))?;
     }
-    file.write_all(&process::own_record().to_bytes())?;
+    file.write_all(&form.to_bytes())?;
     if sys::is_known_local(file, made.facts().id) {
         // Nobody else knows the file yet. Who cannot be woken asks again and again.
         drop(sys::try_lock(file));

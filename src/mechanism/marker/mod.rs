@@ -14,7 +14,9 @@
 mod aside;
 mod courtesy;
 mod draft;
+mod form;
 mod guard;
+mod lease;
 mod occupant;
 mod place;
 mod reclaim;
@@ -24,18 +26,23 @@ mod site;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) use draft::{OwnMarker, create};
+pub(super) use form::Form;
+pub use lease::LeaseTerms;
 pub(super) use occupant::{Found, Occupant, age, is_abandoned, is_past_grace, read};
 pub(super) use site::Site;
 
+use form::Tenure;
 use guard::MarkerGuard;
 use place::MarkerPlace;
 
+use super::health;
 use super::{Attempt, CloseErrors, Family, Holder, Manners, Mechanism, Place, Terms};
 use crate::error::Error;
 use crate::process::{self, Fate};
-use crate::record::{Content, Record};
+use crate::record::{Content, Record, Tenancy};
 use crate::sys::{self, FileId};
 
 /// How often an attempt starts again because a marker came or went in between.
@@ -48,6 +55,7 @@ const ROUNDS: usize = 16;
 pub struct MarkerLock {
     mode: Option<u32>,
     ignores_close_errors: bool,
+    tenure: Tenure,
 }
 
 /// What an attempt found that did not get the lock.
@@ -62,18 +70,26 @@ impl MarkerLock {
     /// to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        Self { mode, ignores_close_errors: false }
+        Self { mode, ..Self::default() }
+    }
+
+    /// The same, with markers that say that they are exclusive: filelock's `MarkerSoftFileLock`. A lease of somebody else
+    /// is taken over only if its owner is proved dead.
+    #[must_use]
+    pub fn exclusive(mode: Option<u32>) -> Self {
+        Self { mode, tenure: Tenure::Exclusive, ..Self::default() }
+    }
+
+    /// The same, with markers that are kept fresh, and are taken over when they were not: filelock's `SoftFileLease`.
+    #[must_use]
+    pub fn lease(mode: Option<u32>, terms: LeaseTerms) -> Self {
+        Self { mode, tenure: Tenure::Lease(Arc::new(terms)), ..Self::default() }
     }
 
     /// What becomes of errors of closing the file. Unless this says so, the release fails with them.
     #[must_use]
     pub fn with_close_errors(self, close_errors: CloseErrors) -> Self {
         Self { ignores_close_errors: close_errors == CloseErrors::Suppress, ..self }
-    }
-
-    fn guard(&self, site: Site, draft: OwnMarker) -> MarkerGuard {
-        let close_errors = if self.ignores_close_errors { CloseErrors::Suppress } else { CloseErrors::Raise };
-        MarkerGuard::new(site, draft, close_errors)
     }
 
     /// What the marker at `path` says, if there is one.
@@ -85,11 +101,30 @@ impl MarkerLock {
     /// Whether the marker at `path` names this very process.
     #[must_use]
     pub fn is_held_by_this_process(path: &Path) -> bool {
-        match Self::content(path) {
-            Some(Content::Owned(record)) => is_own(&record),
-            Some(Content::Bare(pid)) => pid == std::process::id(),
-            Some(Content::Empty | Content::Released | Content::Strict | Content::Malformed) | None => false,
+        Self::content(path).is_some_and(|content| match content.owner() {
+            Some(record) => is_own(record),
+            None => content.pid() == Some(std::process::id()),
+        })
+    }
+
+    /// On what terms the marker at `path` is held, if it says so.
+    #[must_use]
+    pub fn tenancy(path: &Path) -> Option<Tenancy> {
+        match Self::content(path)? {
+            Content::Tenant(tenancy) => Some(*tenancy),
+            Content::Empty
+            | Content::Owned(_)
+            | Content::Bare(_)
+            | Content::Released
+            | Content::Strict
+            | Content::Malformed => None,
         }
+    }
+
+    /// Whether `owner` is this very process.
+    #[must_use]
+    pub fn is_own(owner: &Record) -> bool {
+        is_own(owner)
     }
 
     /// Removes what stands at `path`, whoever it belongs to.
@@ -113,11 +148,13 @@ impl MarkerLock {
         if terms.manners == Manners::Polite && courtesy::due(path.file_name()).is_some() {
             return Ok(Err(Contention::Unseen));
         }
+        let begun = health::now();
         let site = Site::open(path)?;
         for _ in 0..ROUNDS {
             let Some(stamp) = site.look()? else {
-                match draft::create(&site, &site.name, self.mode)? {
-                    Some(draft) => return Ok(Ok(self.guard(site, draft))),
+                let form = Form::new(self.mode, &self.tenure);
+                match draft::create(&site, &site.name, &form)? {
+                    Some(draft) => return self.hold(site, draft, form, begun),
                     None => continue,
                 }
             };
@@ -127,15 +164,37 @@ impl MarkerLock {
                 Found::Marker(occupant) => occupant,
             };
             // A lifetime is a request to take the marker of whoever has it, also of one who is stopped as he reclaims.
-            if !occupant.is_up_for_reclaim(locked) && !occupant.is_aged(terms.lifetime) {
+            let is_up = occupant.is_up_for_reclaim(&site, &self.tenure, locked)?;
+            if !is_up && !occupant.is_aged(terms.lifetime) {
                 return Ok(Err(Contention::By(occupant.stamp.id)));
             }
-            return Ok(match reclaim::reclaim(&site, &occupant, self.mode)? {
-                Some(draft) => Ok(self.guard(site, draft)),
-                None => Err(Contention::By(occupant.stamp.id)),
-            });
+            let form = Form::new(self.mode, &self.tenure);
+            return match reclaim::reclaim(&site, &occupant, &form)? {
+                Some(draft) => self.hold(site, draft, form, begun),
+                None => Ok(Err(Contention::By(occupant.stamp.id))),
+            };
         }
         Ok(Err(Contention::Unseen))
+    }
+
+    /// Makes a marker of our own a hold.
+    fn hold(
+        &self,
+        site: Site,
+        draft: OwnMarker,
+        form: Form,
+        begun: Duration,
+    ) -> Result<Result<MarkerGuard, Contention>, Error> {
+        let lease = match &self.tenure {
+            Tenure::Lease(terms) => form.token.map(|token| (terms, token)),
+            Tenure::Unstated | Tenure::Exclusive => None,
+        };
+        let close_errors = if self.ignores_close_errors { CloseErrors::Suppress } else { CloseErrors::Raise };
+        let guard = MarkerGuard::new(site, draft, close_errors, lease.is_some());
+        Ok(match lease {
+            Some((terms, token)) => guard.begin_lease(terms, token, begun)?.ok_or(Contention::Unseen),
+            None => Ok(guard),
+        })
     }
 
     /// As [`Mechanism::try_acquire`], for who has waited for the marker `locked` and has its file locked.
@@ -147,6 +206,12 @@ impl MarkerLock {
             Err(error) if is_interrupted(&error) => Ok(Attempt::Interrupted),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl MarkerLock {
+    fn is_lease(&self) -> bool {
+        matches!(self.tenure, Tenure::Lease(_))
     }
 }
 
@@ -165,6 +230,9 @@ impl Mechanism for MarkerLock {
     }
 
     fn open_place(&self, path: &Path, terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {
+        if self.is_lease() {
+            return Ok(None);
+        }
         match MarkerPlace::open(self, path, terms) {
             Ok(place) => Ok(place.map(|place| Arc::new(place) as Arc<dyn Place>)),
             Err(error) if is_interrupted(&error) => Ok(None),
@@ -173,21 +241,28 @@ impl Mechanism for MarkerLock {
     }
 
     fn wakes_waiters(&self, path: &Path) -> bool {
-        sys::is_path_known_local(path)
+        !self.is_lease() && sys::is_path_known_local(path)
     }
 
     fn family(&self) -> Option<Family> {
-        Some(Family { kind: "marker", mode: self.mode })
+        let kind = match self.tenure {
+            Tenure::Unstated => "marker",
+            Tenure::Exclusive => "exclusive marker",
+            // Each lock object is told of its own holds.
+            Tenure::Lease(_) => return None,
+        };
+        Some(Family { kind, mode: self.mode })
     }
 
     fn holder(&self, path: &Path) -> Option<Holder> {
-        match Self::content(path)? {
-            Content::Owned(record) if process::fate(&record, false) == Fate::Foreign => {
-                Some(Holder::Elsewhere { pid: record.pid, host: record.host })
+        let content = Self::content(path)?;
+        match content.owner() {
+            Some(record @ Record { pid, host, .. }) if process::fate(record, false) == Fate::Foreign => {
+                Some(Holder::Elsewhere { pid: *pid, host: host.clone() })
             }
-            Content::Owned(Record { pid, .. }) | Content::Bare(pid) => Some(Holder::Here { pid }),
-            Content::Empty => Some(Holder::Unnamed),
-            Content::Released | Content::Strict | Content::Malformed => None,
+            Some(Record { pid, .. }) => Some(Holder::Here { pid: *pid }),
+            None if content == Content::Empty => Some(Holder::Unnamed),
+            None => content.pid().map(|pid| Holder::Here { pid }),
         }
     }
 }

@@ -4,17 +4,18 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::form::Tenure;
 use super::site::Site;
 use crate::error::Error;
 use crate::fork::ForkMutex;
 use crate::fork::Tracked;
 use crate::process::{self, Fate};
-use crate::record::{self, Content};
+use crate::record::{self, Content, OwnerMode, Record};
 use crate::sys::{self, FileId, Kind, Stamp, Verdict, names};
 
 /// For how long something that is no marker must have been seen unchanged before it is taken for the rest of one: its
 /// writer may just be writing.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// A file at the name of a marker, kept open: as long as it is, no other file gets its number.
 #[derive(Debug)]
@@ -103,11 +104,40 @@ impl Occupant {
     /// An owner of ours has its marker's file locked: where it has, nothing needs to be asked about it, and most
     /// attempts meet such a marker. What is no marker may be somebody's lock file, and is locked only when it is known
     /// to be left.
-    pub(super) fn is_up_for_reclaim(&self, locked: Option<FileId>) -> bool {
-        if matches!(self.content, Content::Owned(_)) && !self.keep_others_away(locked) {
-            return false;
+    ///
+    /// # Errors
+    /// As [`Tenure::see_expired`].
+    pub(super) fn is_up_for_reclaim(
+        &self,
+        site: &Site,
+        tenure: &Tenure,
+        locked: Option<FileId>,
+    ) -> Result<bool, Error> {
+        if self.is_locked_while_held() && !self.keep_others_away(locked) {
+            return Ok(false);
         }
-        self.is_stale() && self.keep_others_away(locked)
+        Ok((self.is_stale() || tenure.see_expired(site, self)?) && self.keep_others_away(locked))
+    }
+
+    /// Whether an owner of ours has the file of such a marker locked.
+    pub(super) fn is_locked_while_held(&self) -> bool {
+        match &self.content {
+            Content::Owned(_) => true,
+            Content::Tenant(tenancy) => tenancy.mode == OwnerMode::Exclusive,
+            Content::Empty | Content::Bare(_) | Content::Released | Content::Strict | Content::Malformed => {
+                false
+            }
+        }
+    }
+
+    /// The owner, if the marker is to be taken from a dead one: what that had taken by mistake is to be looked for. Who is
+    /// evicted because of the marker's age may live, or be a process of another machine.
+    pub(super) fn dead_pid(&self) -> Option<u32> {
+        match &self.content {
+            Content::Tenant(tenancy) => self.is_stale().then_some(tenancy.owner.pid),
+            Content::Owned(Record { pid, .. }) | Content::Bare(pid) => Some(*pid),
+            Content::Empty | Content::Released | Content::Strict | Content::Malformed => None,
+        }
     }
 
     /// Keeps other contenders of ours from reclaiming the marker, by a lock on its file, for as long as this is kept
@@ -132,6 +162,8 @@ impl Occupant {
         match &self.content {
             Content::Released => true,
             Content::Owned(record) => process::fate(record, self.is_local()) == Fate::Dead,
+            Content::Tenant(tenancy) if tenancy.mode == OwnerMode::Unknown => false,
+            Content::Tenant(tenancy) => process::fate(&tenancy.owner, self.is_local()) == Fate::Dead,
             // Whose machine it means is not known.
             Content::Bare(pid) => process::fate_of_bare(*pid) == Fate::Dead && self.is_past_grace(),
             Content::Malformed => self.is_past_grace(),
@@ -145,12 +177,16 @@ impl Occupant {
         match &self.content {
             Content::Released | Content::Malformed => true,
             Content::Bare(pid) => process::fate_of_bare(*pid) == Fate::Dead,
-            Content::Owned(record) => {
-                let fate = process::fate(record, self.is_local());
-                fate == Fate::Dead || (record.pid == breaker && fate != Fate::Foreign)
-            }
+            Content::Tenant(tenancy) if tenancy.mode == OwnerMode::Unknown => false,
+            Content::Owned(record) => self.is_of_nobody(record, breaker),
+            Content::Tenant(tenancy) => self.is_of_nobody(&tenancy.owner, breaker),
             Content::Empty | Content::Strict => false,
         }
+    }
+
+    fn is_of_nobody(&self, owner: &Record, breaker: u32) -> bool {
+        let fate = process::fate(owner, self.is_local());
+        fate == Fate::Dead || (owner.pid == breaker && fate != Fate::Foreign)
     }
 
     fn is_local(&self) -> bool {
@@ -159,6 +195,11 @@ impl Occupant {
 
     fn is_past_grace(&self) -> bool {
         is_past_grace(&self.stamp)
+    }
+
+    /// For how long this process has known the marker to be as it is, by its own clock.
+    pub(super) fn unchanged_for(&self) -> Duration {
+        unchanged_for(&self.stamp)
     }
 }
 
@@ -183,14 +224,16 @@ pub(in crate::mechanism) fn age(stamp: &Stamp) -> Duration {
 /// As [`read`].
 pub(in crate::mechanism) fn is_abandoned(site: &Site, stamp: &Stamp) -> Result<Option<bool>, Error> {
     Ok(match read(site, &site.name, stamp)? {
-        Found::Marker(occupant) if matches!(occupant.content, Content::Owned(_) | Content::Released) => {
+        Found::Marker(occupant)
+            if matches!(occupant.content, Content::Owned(_) | Content::Tenant(_) | Content::Released) =>
+        {
             Some(occupant.is_stale())
         }
         Found::Nothing | Found::Unreadable(_) | Found::Marker(_) => None,
     })
 }
 
-/// A file that is no marker, and since when it has been seen as it is.
+/// A file that is no marker, or a lease, and since when it has been seen as it is.
 #[derive(Debug)]
 struct Seen {
     stamp: Stamp,

@@ -18,7 +18,6 @@ use super::site::Site;
 use crate::error::Error;
 use crate::fork::Tracked;
 use crate::mechanism::{Attempt, Guard, Manners, Place, Terms};
-use crate::record::Content;
 use crate::sys::{self, FileId, Verdict};
 use crate::wait;
 
@@ -74,7 +73,7 @@ impl Until {
             Found::Unreadable(_) => return Ok(None),
         };
         // What is no marker may be the file of somebody's kernel lock.
-        let (Content::Owned(_), Some(file)) = (&occupant.content, occupant.file.file()) else {
+        let (true, Some(file)) = (occupant.is_locked_while_held(), occupant.file.file()) else {
             return Ok(Some(Self::Unknown(occupant.file)));
         };
         match sys::try_lock(file) {

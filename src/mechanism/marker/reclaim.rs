@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::aside::OwnAside;
 use super::draft::{self, OwnMarker};
+use super::form::Form;
 use super::occupant::Occupant;
 use super::recover::{Recovery, recover};
 use super::site::Site;
@@ -27,11 +28,11 @@ const STALL: Duration = Duration::from_millis(10);
 const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 
 /// Replaces the stale marker `judged` by one of our own; `None`: it could not be had, somebody else may hold it.
-pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Result<Option<OwnMarker>, Error> {
+pub(super) fn reclaim(site: &Site, judged: &Occupant, form: &Form) -> Result<Option<OwnMarker>, Error> {
     if !site.is_still(&judged.stamp)? {
         return Ok(None);
     }
-    if let Some(dead_pid) = judged.content.pid() {
+    if let Some(dead_pid) = judged.dead_pid() {
         if recover(site, judged, dead_pid)? == Recovery::NotToBeHad {
             return Ok(None);
         }
@@ -40,10 +41,10 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, mode: Option<u32>) -> Resu
     let name = &own_aside.name;
     if names::MOVES_BY_RENAME {
         let moved = move_away(site, judged, name)?;
-        return if moved { draft::create(site, &site.name, mode) } else { Ok(None) };
+        return if moved { draft::create(site, &site.name, form) } else { Ok(None) };
     }
     let begin = Instant::now();
-    let own = match draft::create(site, name, mode) {
+    let own = match draft::create(site, name, form) {
         Ok(Some(own)) => own,
         Ok(None) => return Ok(None),
         // There is no room for a longer name beside the marker's: nobody can reclaim it.
@@ -212,7 +213,7 @@ mod tests {
             let path = folder.path().join("x.lock");
             let site = Site::open(&path).unwrap();
             let name = aside_of(&site, std::process::id());
-            let own = draft::create(&site, &name, None).unwrap().unwrap();
+            let own = draft::create(&site, &name, &Form::default()).unwrap().unwrap();
             fs::write(&path, "X").unwrap();
             names::exchange(site.named(&name).unwrap(), &site.name).unwrap();
             Self { folder, site, own, name }

@@ -74,6 +74,10 @@ impl Site {
         &self.path
     }
 
+    pub(super) fn error(&self, kind: ErrorKind) -> Error {
+        Error::new(kind, "lock", &self.path)
+    }
+
     pub(in crate::mechanism) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
         let kind =
             if error.kind() == io::ErrorKind::Unsupported { ErrorKind::Unsupported } else { ErrorKind::Io };

@@ -109,17 +109,26 @@ fn judge(site: &Site, stamp: &Stamp) -> Result<Option<Result<Tracked, Stranger>>
 
 fn judge_marker(occupant: &Occupant) -> Stranger {
     let file = occupant.stamp.id;
-    match &occupant.content {
-        Content::Owned(Record { pid, host, .. }) if occupant.is_stale() => Stranger::Never(format!(
-            "the marker of a soft lock, left by process {pid} of {host}, which has ended"
-        )),
-        Content::Owned(Record { pid, host, .. }) => {
+    if let Some(Record { pid, host, .. }) = occupant.content.owner() {
+        return if occupant.is_stale() {
+            Stranger::Never(format!(
+                "the marker of a soft lock, left by process {pid} of {host}, which has ended"
+            ))
+        } else {
             Stranger::Holder(file, format!("the marker of a soft lock, held by process {pid} of {host}"))
-        }
+        };
+    }
+    match &occupant.content {
         Content::Bare(pid) if process::fate_of_bare(*pid) != Fate::Dead => {
             Stranger::Holder(file, format!("the marker of a PIDLockFile, held by process {pid}"))
         }
-        Content::Bare(_) | Content::Empty | Content::Released | Content::Malformed | Content::Strict => {
+        Content::Owned(_)
+        | Content::Tenant(_)
+        | Content::Bare(_)
+        | Content::Empty
+        | Content::Released
+        | Content::Malformed
+        | Content::Strict => {
             let what = "a file that is neither the sentinel of strict locks nor a marker of a soft lock";
             Stranger::Unknown(occupant.stamp, what.to_owned())
         }

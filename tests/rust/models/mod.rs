@@ -2,6 +2,7 @@
 
 mod admission;
 mod deferred;
+mod expiry;
 mod lease;
 mod marker;
 mod queue;

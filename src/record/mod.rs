@@ -3,7 +3,11 @@
 //! The bytes are filelock's, so that its programs and ours judge each other's markers: the owner's process id, its
 //! host, and when that process began, a line each. Programs of older releases wrote less.
 
+mod protocol_2;
+
 use std::fmt;
+
+pub use protocol_2::{OwnerMode, Seconds, Tenancy};
 
 /// What is read of a marker at the most; a longer file is none.
 pub const LONGEST: usize = 1024;
@@ -113,6 +117,8 @@ pub enum Content {
     Empty,
     /// A marker with its owner.
     Owned(Record),
+    /// A marker with its owner, and on what terms that has the lock.
+    Tenant(Box<Tenancy>),
     /// Only a process id: lockfile's `PIDLockFile`.
     Bare(u32),
     /// The owner has released it.
@@ -136,13 +142,23 @@ impl Content {
         }
     }
 
-    /// The process that is named as the owner.
+    /// The process that is named as the owner, to those who know no terms.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         match self {
             Self::Owned(record) => Some(record.pid),
             Self::Bare(pid) => Some(*pid),
-            Self::Empty | Self::Released | Self::Strict | Self::Malformed => None,
+            Self::Empty | Self::Tenant(_) | Self::Released | Self::Strict | Self::Malformed => None,
+        }
+    }
+
+    /// The owner, where it is named so that it can be told from others.
+    #[must_use]
+    pub fn owner(&self) -> Option<&Record> {
+        match self {
+            Self::Owned(record) => Some(record),
+            Self::Tenant(tenancy) => Some(&tenancy.owner),
+            Self::Empty | Self::Bare(_) | Self::Released | Self::Strict | Self::Malformed => None,
         }
     }
 }
@@ -155,6 +171,7 @@ fn parse_lines(bytes: &[u8]) -> Option<Content> {
     }
     let lines: Vec<_> = lines(text.trim_matches(is_space)).collect();
     let content = match lines[..] {
+        [protocol_2::MAGIC, ref terms @ ..] => Content::Tenant(Box::new(Tenancy::parse(terms)?)),
         [pid] => Content::Bare(parse_pid(pid)?),
         [pid, host] => Content::Owned(Record { pid: parse_pid(pid)?, host: host.to_owned(), start: None }),
         [pid, host, start] => {
@@ -243,7 +260,7 @@ mod tests {
             b"\n",
             b"1\n\xff\n",
             b"filelock/break\n12\n",
-            b"filelock/2\npid=20264\nhost=vm\nmode=exclusive\n",
+            b"filelock/2\npid=20264\nhost=vm\nmode=exclusive",
             b"filelock/released",
             &long,
         ];

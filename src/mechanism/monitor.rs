@@ -71,17 +71,19 @@ pub type OnCompromise = Arc<dyn Fn(Compromise) + Send + Sync>;
 
 /// What became of the holds of one lock object.
 ///
-/// There is one that counts. Others are there for moments: two threads that read through one lock object may both be let in,
-/// and the second one's is given back. In a forked child it knows nothing of the parent's.
+/// The holds of a lock of readers and writers are one, that of the first: others are there for moments, for two threads that
+/// read through one lock object may both be let in, and the second one's is given back. Elsewhere each owner has its own.
+/// In a forked child it knows nothing of the parent's.
 pub struct LeaseMonitor {
     told: ForkMutex<Told>,
     on_compromise: Option<OnCompromise>,
+    is_per_owner: bool,
 }
 
 #[derive(Debug, Default)]
 struct Told {
-    compromise: Option<Compromise>,
-    /// The first one counts.
+    /// How the last hold that is over was lost.
+    last: Option<Compromise>,
     holds: Vec<Granted>,
     kept: Option<Box<dyn Any + Send>>,
 }
@@ -90,19 +92,35 @@ struct Told {
 struct Granted {
     token: String,
     generation: u64,
+    compromise: Option<Compromise>,
 }
 
 impl LeaseMonitor {
-    /// A monitor that calls `on_compromise` for each hold that is lost.
+    /// A monitor of a lock of readers and writers, that calls `on_compromise` for each hold that is lost.
     #[must_use]
     pub fn new(on_compromise: Option<OnCompromise>) -> Self {
-        Self { told: ForkMutex::new(), on_compromise }
+        Self { told: ForkMutex::new(), on_compromise, is_per_owner: false }
     }
 
-    /// How the present or the last hold was lost; `None` if it was not. The next hold that is granted forgets it.
+    /// The same for a lock whose owners have a hold each.
+    #[must_use]
+    pub fn per_owner(on_compromise: Option<OnCompromise>) -> Self {
+        Self { is_per_owner: true, ..Self::new(on_compromise) }
+    }
+
+    /// How the present or the last hold was lost; `None` if it was not. The next hold that is granted forgets the last one.
     #[must_use]
     pub fn compromise(&self) -> Option<Compromise> {
-        self.told.lock().compromise.clone()
+        let told = self.told.lock();
+        told.holds.first().map_or_else(|| told.last.clone(), |hold| hold.compromise.clone())
+    }
+
+    /// The same of the hold that is known by `token`, or without one of the last that is over.
+    #[must_use]
+    pub fn compromise_of(&self, token: Option<&str>) -> Option<Compromise> {
+        let told = self.told.lock();
+        let held = token.and_then(|token| told.holds.iter().find(|hold| hold.token == token));
+        held.map_or_else(|| told.last.clone(), |hold| hold.compromise.clone())
     }
 
     /// The fencing number of the present hold: a writer's own, greater than that of every writer before it; a reader's
@@ -124,16 +142,18 @@ impl LeaseMonitor {
 
     pub(super) fn grant(&self, token: &str, generation: u64) {
         let mut told = self.told.lock();
-        if told.holds.is_empty() {
-            told.compromise = None;
-        }
-        told.holds.push(Granted { token: token.to_owned(), generation });
+        told.last = None;
+        told.holds.push(Granted { token: token.to_owned(), generation, compromise: None });
     }
 
     pub(super) fn release(&self, token: &str) {
         let _dropped_when_unlocked = {
             let mut told = self.told.lock();
-            told.holds.retain(|hold| hold.token != token);
+            let Some(place) = told.holds.iter().position(|hold| hold.token == token) else { return };
+            let over = told.holds.remove(place);
+            if place == 0 || self.is_per_owner {
+                told.last = over.compromise;
+            }
             if told.holds.is_empty() { mem::take(&mut told.kept) } else { None }
         };
     }
@@ -141,10 +161,9 @@ impl LeaseMonitor {
     pub(super) fn report(&self, compromise: Compromise) {
         {
             let mut told = self.told.lock();
-            if told.holds.first().is_none_or(|hold| hold.token != compromise.token) {
-                return;
-            }
-            told.compromise = Some(compromise.clone());
+            let place = told.holds.iter().position(|hold| hold.token == compromise.token);
+            let Some(place) = place.filter(|place| *place == 0 || self.is_per_owner) else { return };
+            told.holds[place].compromise = Some(compromise.clone());
         }
         let Some(on_compromise) = self.on_compromise.clone() else { return };
         // A callback may wait for anything, and the heartbeat of other leases must not wait with it. Without a thread
