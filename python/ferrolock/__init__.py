@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
     from ._claim import StrictSoftFileClaim, StrictSoftFileClaimState
     from ._compromise import CompromiseReason, LeaseCompromise
+    from ._lease import LeaseSettingsMismatch, SoftFileLease
+    from ._marker import MarkerSoftFileLock, OwnerMode, OwnerRecord
     from ._options import CloseErrorPolicy, ContextErrorPolicy, LockOptions
     from .asyncio import (
         AsyncAcquireReadWriteReturnProxy,
         AsyncAcquireReturnProxy,
         AsyncAcquireSoftReadWriteReturnProxy,
         AsyncReadWriteLock,
+        AsyncSoftFileLease,
         AsyncSoftFileLock,
         AsyncSoftReadWriteLock,
         AsyncStrictSoftFileLock,
@@ -55,6 +58,7 @@ else:
         "AsyncAcquireSoftReadWriteReturnProxy": "asyncio.AsyncAcquireSoftReadWriteReturnProxy",
         "AsyncFileLock": f"asyncio.Async{FileLock.__name__}",
         "AsyncReadWriteLock": "asyncio.AsyncReadWriteLock",
+        "AsyncSoftFileLease": "asyncio.AsyncSoftFileLease",
         "AsyncSoftFileLock": "asyncio.AsyncSoftFileLock",
         "AsyncSoftReadWriteLock": "asyncio.AsyncSoftReadWriteLock",
         "AsyncStrictSoftFileLock": "asyncio.AsyncStrictSoftFileLock",
@@ -65,7 +69,12 @@ else:
         "CompromiseReason": "_compromise.CompromiseReason",
         "ContextErrorPolicy": "_options.ContextErrorPolicy",
         "LeaseCompromise": "_compromise.LeaseCompromise",
+        "LeaseSettingsMismatch": "_lease.LeaseSettingsMismatch",
         "LockOptions": "_options.LockOptions",
+        "MarkerSoftFileLock": "_marker.MarkerSoftFileLock",
+        "OwnerMode": "_marker.OwnerMode",
+        "OwnerRecord": "_marker.OwnerRecord",
+        "SoftFileLease": "_lease.SoftFileLease",
         "StrictSoftFileClaim": "_claim.StrictSoftFileClaim",
         "StrictSoftFileClaimState": "_claim.StrictSoftFileClaimState",
         "asyncio": "asyncio",
@@ -104,6 +113,7 @@ __all__ = [
     "AsyncAcquireSoftReadWriteReturnProxy",
     "AsyncFileLock",
     "AsyncReadWriteLock",
+    "AsyncSoftFileLease",
     "AsyncSoftFileLock",
     "AsyncSoftReadWriteLock",
     "AsyncStrictSoftFileLock",
@@ -116,9 +126,14 @@ __all__ = [
     "ContextErrorPolicy",
     "FileLock",
     "LeaseCompromise",
+    "LeaseSettingsMismatch",
     "LockClosedError",
     "LockOptions",
+    "MarkerSoftFileLock",
+    "OwnerMode",
+    "OwnerRecord",
     "ReadWriteLock",
+    "SoftFileLease",
     "SoftFileLock",
     "SoftFileLockLifetimeWarning",
     "SoftFileLockProtocolError",

@@ -115,7 +115,11 @@ class FileLockMeta(ABCMeta):
             return construct()
         from ._singleton import get_or_construct
 
-        return get_or_construct(cls, os.fspath(lock_file), options, construct)
+        return get_or_construct(cls, os.fspath(lock_file), cls._compared(options), construct)
+
+    def _compared(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """The options in which two requests for one singleton must agree."""
+        return options
 
     def _accepted(cls, options: dict[str, Any]) -> dict[str, Any]:
         """

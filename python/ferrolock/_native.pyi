@@ -9,6 +9,7 @@ from typing_extensions import Self, disjoint_base
 
 from ._claim import StrictSoftFileClaimState
 from ._compromise import LeaseCompromise
+from ._marker import OwnerMode
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -27,6 +28,7 @@ __all__ = [
     "begin_acquire",
     "break_strict_claim",
     "canonical_path",
+    "check_lease",
     "check_lifetime",
     "check_options",
     "check_policies",
@@ -91,6 +93,9 @@ class NativeLock:
         *,
         mechanism: str | None = None,
         is_backend: bool = False,
+        lease_duration: float | None = None,
+        heartbeat_interval: float | None = None,
+        on_compromise: Callable[[LeaseCompromise], object] | None = None,
         **policies: Any,
     ) -> None: ...
     def acquire(
@@ -142,6 +147,7 @@ class NativeLock:
     def _note_own_methods(self) -> None: ...
     def _marker_pid(self) -> int | None: ...
     def _is_marker_own(self) -> bool: ...
+    def _marker_owner(self) -> tuple[int, str, OwnerMode, str | None, float | None, str | None, bool] | None: ...
     def _remove_marker(self) -> None: ...
     @property
     def lock_file(self) -> str:
@@ -185,6 +191,16 @@ class NativeLock:
 
     _timeout: float
     _lifetime: float | None
+    @property
+    def _lease_duration(self) -> float: ...
+    @property
+    def _heartbeat_interval(self) -> float: ...
+    @property
+    def _on_compromise(self) -> Callable[[LeaseCompromise], object] | None: ...
+    @property
+    def _token(self) -> str | None: ...
+    @property
+    def _compromise(self) -> LeaseCompromise | None: ...
     @property
     def blocking(self) -> bool:
         """Whether :meth:`acquire` waits."""
@@ -328,6 +344,13 @@ def visit_leftover(
     path: str | os.PathLike[str], min_age_seconds: float, removes: bool
 ) -> Literal["lock file", "marker", "in use", "young", "no lock file", "unknown", "gone"]:
     """Look whether the file at the path is left over of a lock, and with ``removes`` remove it."""
+
+def check_lease(
+    lease_duration: float,
+    heartbeat_interval: float | None,
+    on_compromise: Callable[[LeaseCompromise], object] | None = None,
+) -> tuple[float, float]:
+    """Check the duration of a lease and the time between its heartbeats, and give both: None is a third of it."""
 
 def check_lifetime(lifetime: float | None) -> None:
     """Check the age in seconds at which a marker expires."""

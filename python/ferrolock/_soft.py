@@ -29,8 +29,11 @@ class SoftFileLock(BaseFileLock):
     _acquire = _native.NativeLock._attempt
     _release = _native.NativeLock._give_back
 
+    _mechanism = "marker"
+    """The way in which the lock is represented on disk."""
+
     def _configure(self, *args: Any, **options: Any) -> None:
-        super()._configure(*args, mechanism="marker", **options)
+        super()._configure(*args, mechanism=self._mechanism, **options)
 
     @property
     def pid(self) -> int | None:

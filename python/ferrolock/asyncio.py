@@ -16,6 +16,7 @@ from ._async_proxies import (
 )
 from ._async_read_write import AsyncReadWriteLock, AsyncSoftReadWriteLock
 from ._error import both_failed
+from ._lease import SoftFileLease
 from ._soft import SoftFileLock
 from ._strict import StrictSoftFileLock
 from ._tasks import Threads, crowd_before, finish, off_loop, settle
@@ -313,11 +314,16 @@ class AsyncStrictSoftFileLock(StrictSoftFileLock, BaseAsyncFileLock):
     """A :class:`StrictSoftFileLock` for tasks. Its members other than ``acquire`` and ``release`` block."""
 
 
+class AsyncSoftFileLease(SoftFileLease, BaseAsyncFileLock):
+    """A :class:`SoftFileLease` for tasks. Its members other than ``acquire`` and ``release`` block."""
+
+
 __all__ = [
     "AsyncAcquireReadWriteReturnProxy",
     "AsyncAcquireReturnProxy",
     "AsyncAcquireSoftReadWriteReturnProxy",
     "AsyncReadWriteLock",
+    "AsyncSoftFileLease",
     "AsyncSoftFileLock",
     "AsyncSoftReadWriteLock",
     "AsyncStrictSoftFileLock",

@@ -12,6 +12,7 @@ use crate::backend::{Backend, PythonMechanism};
 use crate::caller::Caller;
 use crate::errors;
 use crate::given::{Given, UnusablePath, fspath, usable_path};
+use crate::lease::MarkerLease;
 use crate::lock::NativeLock;
 use crate::options;
 use crate::policies::Policies;
@@ -34,6 +35,8 @@ pub(crate) struct Configured {
     pub(crate) policies: Policies,
     /// Where the mechanism is Python's.
     pub(crate) backend: Option<Arc<Backend>>,
+    /// Of a lease.
+    pub(crate) lease: Option<MarkerLease>,
 }
 
 /// Why an acquisition came to nothing.
@@ -67,7 +70,8 @@ impl Configured {
         let lock_file = &fspath(lock_file)?;
         let is_thread_local = given.thread_local.is_truthy()?;
         let scope = if is_thread_local { Scope::PerOwner } else { Scope::Shared };
-        let mut mechanism = given.mechanism(mode)?;
+        let lease = given.lease.as_ref().map(|given| MarkerLease::new(given, lock_file)).transpose()?;
+        let mut mechanism = given.mechanism(mode, lease.as_ref())?;
         let mut backend = None;
         if given.is_backend {
             let over = Backend::new(object, scope, mechanism)?;
@@ -86,6 +90,7 @@ impl Configured {
             is_singleton: given.is_singleton.map(|value| value.clone().unbind()),
             policies: given.policies,
             backend,
+            lease,
         })
     }
 
@@ -94,7 +99,8 @@ impl Configured {
         visit.call(&self.lock_file)?;
         visit.call(&self.thread_local)?;
         visit.call(&self.is_singleton)?;
-        self.policies.traverse(visit)
+        self.policies.traverse(visit)?;
+        self.lease.as_ref().map_or(Ok(()), |lease| lease.listener.traverse(visit))
     }
 
     /// The path, if any acquisition can use it.

@@ -93,6 +93,7 @@ pub(crate) fn from_core_as(
             error.explanation().unwrap_or("the file cannot be locked in this way")
         )),
         ErrorKind::Protocol => protocol(py, lock_file, error),
+        ErrorKind::Mismatch => mismatch(py, lock_file, error),
         // What a lock object of readers and writers refuses is worded where it is raised.
         ErrorKind::Upgrade
         | ErrorKind::Downgrade
@@ -130,6 +131,17 @@ pub(crate) fn closed(py: Python<'_>, lock_file: &Bound<'_, PyAny>) -> PyErr {
     let build = || {
         let closed = py.import("ferrolock._error")?.call_method1("closed", (lock_file,))?;
         Ok(PyErr::from_value(closed))
+    };
+    build().unwrap_or_else(|error: PyErr| error)
+}
+
+/// The error of a contender that goes by other terms than the holder.
+fn mismatch(py: Python<'_>, lock_file: &Bound<'_, PyAny>, error: &Error) -> PyErr {
+    let build = || {
+        let class = py.import("ferrolock._lease")?.getattr("LeaseSettingsMismatch")?;
+        let text =
+            format!("{lock_file}: {}", error.explanation().unwrap_or("the lease is of another duration"));
+        Ok(PyErr::from_value(call::call(&class, &PyTuple::new(py, [text])?, None)?))
     };
     build().unwrap_or_else(|error: PyErr| error)
 }

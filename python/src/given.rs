@@ -8,9 +8,13 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
+use crate::lease::{MarkerGiven, MarkerLease};
 use crate::options;
 use crate::policies::Policies;
 use crate::settings::Settings;
+
+/// The mechanism that has options of its own.
+pub(crate) const LEASE: &str = "lease_marker";
 
 /// The options as they were passed; `None` is filelock's default.
 pub(crate) struct Given<'a, 'py> {
@@ -26,12 +30,18 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) is_backend: bool,
     /// The way in which the lock is represented on disk; `None` is the kernel's.
     pub(crate) mechanism: Option<&'a str>,
+    /// Of a lease.
+    pub(crate) lease: Option<MarkerGiven<'a, 'py>>,
 }
 
 impl Given<'_, '_> {
-    pub(crate) fn mechanism(&self, mode: Option<u32>) -> PyResult<Box<dyn Mechanism>> {
-        match self.mechanism {
-            None => {
+    pub(crate) fn mechanism(
+        &self,
+        mode: Option<u32>,
+        lease: Option<&MarkerLease>,
+    ) -> PyResult<Box<dyn Mechanism>> {
+        let marker = match (self.mechanism, lease) {
+            (None, _) => {
                 let mut lock = KernelLock::new(mode);
                 if !self.policies.allow_fallback(self.timeout.py())? {
                     lock = lock.without_fallback();
@@ -42,18 +52,20 @@ impl Given<'_, '_> {
                 if let Some(close_errors) = self.policies.close_errors() {
                     lock = lock.with_close_errors(close_errors);
                 }
-                Ok(Box::new(lock))
+                return Ok(Box::new(lock));
             }
-            Some("marker") => {
-                let lock = MarkerLock::new(mode);
-                Ok(Box::new(match self.policies.close_errors() {
-                    Some(close_errors) => lock.with_close_errors(close_errors),
-                    None => lock,
-                }))
+            (Some("strict"), _) => return Ok(Box::new(StrictLock::new(mode))),
+            (Some("marker"), _) => MarkerLock::new(mode),
+            (Some("exclusive_marker"), _) => MarkerLock::exclusive(mode),
+            (Some(LEASE), Some(lease)) => lease.mechanism(mode)?,
+            (Some(unknown), _) => {
+                return Err(PyValueError::new_err(format!("there is no mechanism {unknown}")));
             }
-            Some("strict") => Ok(Box::new(StrictLock::new(mode))),
-            Some(unknown) => Err(PyValueError::new_err(format!("there is no mechanism {unknown}"))),
-        }
+        };
+        Ok(Box::new(match self.policies.close_errors() {
+            Some(close_errors) => marker.with_close_errors(close_errors),
+            None => marker,
+        }))
     }
 
     pub(crate) fn settings(&self) -> PyResult<Settings> {

@@ -7,6 +7,7 @@
 mod backend;
 mod call;
 mod caller;
+mod compromise;
 mod configured;
 mod deferred;
 mod descriptor;
@@ -97,6 +98,8 @@ mod _native {
     use super::descriptor::{lock_descriptor, unlock_descriptor};
     #[pymodule_export]
     use super::door::NativeDoor;
+    #[pymodule_export]
+    use super::lease::check_lease;
     #[pymodule_export]
     use super::lock::NativeLock;
     #[pymodule_export]

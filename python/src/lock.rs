@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrolock::mechanism::MarkerLock;
+use ferrolock::record::Seconds;
 use ferrolock::{Descriptor, WaitsBy};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
@@ -17,13 +18,17 @@ use crate::call;
 use crate::caller::{acquirer, caller};
 use crate::configured::Configured;
 use crate::errors;
-use crate::given::Given;
+use crate::given::{Given, LEASE};
 use crate::known::known;
+use crate::lease::{MarkerGiven, MarkerLease};
 use crate::logging;
 use crate::options;
 use crate::policies::Policies;
 use crate::proxy::AcquireReturnProxy;
 use crate::settings::Settings;
+
+/// Process, host, terms, token, duration, start, and whether it is this process.
+type MarkerOwner = (u32, String, &'static str, Option<String>, Option<f64>, Option<String>, bool);
 
 /// The fast half of `BaseFileLock`: everything that touches the core.
 ///
@@ -44,6 +49,11 @@ impl NativeLock {
         self.configured.get().ok_or_else(|| {
             PyRuntimeError::new_err("the lock is not initialized: __init__ of its base class was not called")
         })
+    }
+
+    pub(crate) fn lease(&self) -> PyResult<&MarkerLease> {
+        let lease = self.configured()?.lease.as_ref();
+        lease.ok_or_else(|| PyRuntimeError::new_err("the lock is not a lease"))
     }
 
     /// Whether `slf` has the native method `name`, and not one of a subclass or of the object itself.
@@ -78,7 +88,8 @@ impl NativeLock {
     #[expect(clippy::too_many_arguments, reason = "the options of a lock")]
     #[pyo3(signature = (
         lock_file, timeout, mode, thread_local, blocking=None, is_singleton=None, poll_interval=None, lifetime=None,
-        *, mechanism=None, is_backend=false, **policies
+        *, mechanism=None, is_backend=false, lease_duration=None, heartbeat_interval=None, on_compromise=None,
+        **policies
     ))]
     fn _configure(
         slf: &Bound<'_, Self>,
@@ -92,8 +103,17 @@ impl NativeLock {
         lifetime: Option<&Bound<'_, PyAny>>,
         mechanism: Option<&str>,
         is_backend: bool,
+        lease_duration: Option<&Bound<'_, PyAny>>,
+        heartbeat_interval: Option<&Bound<'_, PyAny>>,
+        on_compromise: Option<&Bound<'_, PyAny>>,
         policies: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
+        let none = lock_file.py().None().into_bound(lock_file.py());
+        let lease = (mechanism == Some(LEASE)).then(|| MarkerGiven {
+            lease_duration: lease_duration.unwrap_or(&none),
+            heartbeat_interval,
+            on_compromise,
+        });
         let given = Given {
             timeout,
             mode,
@@ -105,6 +125,7 @@ impl NativeLock {
             policies: Policies::new(policies)?,
             is_backend,
             mechanism,
+            lease,
         };
         let configured = Configured::new(slf, lock_file, given)?;
         slf.get()
@@ -334,6 +355,51 @@ impl NativeLock {
     fn _is_marker_own(&self, py: Python<'_>) -> PyResult<bool> {
         let path = self.configured()?.path()?;
         Ok(py.detach(|| MarkerLock::is_held_by_this_process(path)))
+    }
+
+    /// What the marker at the path says of its owner and its terms, and whether it names this very process: process, host,
+    /// terms, token, duration and start.
+    fn _marker_owner(&self, py: Python<'_>) -> PyResult<Option<MarkerOwner>> {
+        let path = self.configured()?.path()?;
+        Ok(py.detach(|| {
+            let tenancy = MarkerLock::tenancy(path)?;
+            let is_own = MarkerLock::is_own(&tenancy.owner);
+            let start = tenancy.owner.start.map(|start| start.to_string());
+            let duration = tenancy.duration.map(Seconds::get);
+            let (pid, host) = (tenancy.owner.pid, tenancy.owner.host);
+            Some((pid, host, tenancy.mode.name(), tenancy.token, duration, start, is_own))
+        }))
+    }
+
+    /// For how long others must see the marker unchanged to take it, in seconds.
+    #[getter(_lease_duration)]
+    fn lease_duration(&self) -> PyResult<f64> {
+        Ok(self.lease()?.duration)
+    }
+
+    /// Seconds between two refreshes of the marker.
+    #[getter(_heartbeat_interval)]
+    fn heartbeat_interval(&self) -> PyResult<f64> {
+        Ok(self.lease()?.heartbeat)
+    }
+
+    /// What is called when a hold is lost.
+    #[getter(_on_compromise)]
+    fn on_compromise(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.lease()?.listener.on_compromise(py))
+    }
+
+    /// What this thread's hold is known by.
+    #[getter(_token)]
+    fn token(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        Ok(self.configured()?.lock.token(caller(py)?.owner))
+    }
+
+    /// How this thread's hold was lost, or the last one.
+    #[getter(_compromise)]
+    fn compromise<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let token = self.token(py)?;
+        self.lease()?.compromise(self.configured()?.lock_file.bind(py), token.as_deref())
     }
 
     /// Removes the marker at the path, whoever it belongs to.

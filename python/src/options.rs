@@ -93,6 +93,15 @@ pub(crate) fn positive_seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult
     Ok(interval)
 }
 
+/// The duration of a lease, however long.
+pub(crate) fn lease_seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let duration = seconds(name, value)?;
+    if duration.is_finite() && duration > 0.0 {
+        return Ok(duration);
+    }
+    Err(PyValueError::new_err(format!("{name} must be finite and positive")))
+}
+
 /// The time for which a lease is good without a heartbeat.
 pub(crate) fn threshold(name: &str, value: &Bound<'_, PyAny>, heartbeat_seconds: f64) -> PyResult<f64> {
     let threshold = seconds(name, value)?;

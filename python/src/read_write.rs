@@ -17,7 +17,7 @@ use crate::configured::Failure;
 use crate::errors;
 use crate::given::{UnusablePath, fspath, usable_path};
 use crate::known::known;
-use crate::lease::{self, Lease};
+use crate::lease::{self, ReadWriteLease};
 use crate::mode_context::ModeContext;
 use crate::options;
 use crate::proxy::AcquireReturnProxy;
@@ -32,7 +32,7 @@ pub(crate) struct Configured {
     timeout_seconds: AtomicU64,
     is_blocking: AtomicBool,
     poll_seconds: AtomicU64,
-    pub(crate) lease: Option<Lease>,
+    pub(crate) lease: Option<ReadWriteLease>,
 }
 
 /// The half of `ReadWriteLock` and `SoftReadWriteLock` that touches the core.
@@ -127,7 +127,7 @@ impl NativeReadWriteLock {
     /// machine.
     pub(crate) fn keep(slf: &Bound<'_, Self>, this: &Configured) {
         if let Some(lease) = &this.lease {
-            lease.monitor.keep(Box::new(slf.clone().unbind()));
+            lease.listener.monitor.keep(Box::new(slf.clone().unbind()));
         }
     }
 
@@ -169,7 +169,7 @@ impl Configured {
         f64::from_bits(self.poll_seconds.load(Ordering::Relaxed))
     }
 
-    fn lease(&self) -> PyResult<&Lease> {
+    fn lease(&self) -> PyResult<&ReadWriteLease> {
         self.lease.as_ref().ok_or_else(|| PyRuntimeError::new_err("the lock is not one by leases"))
     }
 }
@@ -241,7 +241,7 @@ impl NativeReadWriteLock {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(configured) = self.configured.get() else { return Ok(()) };
         visit.call(&configured.lock_file)?;
-        configured.lease.as_ref().map_or(Ok(()), |lease| lease.traverse(&visit))
+        configured.lease.as_ref().map_or(Ok(()), |lease| lease.listener.traverse(&visit))
     }
 
     /// Checks the settings of a lock.
@@ -293,7 +293,7 @@ impl NativeReadWriteLock {
             "lease" => {
                 let given =
                     lease::Given { heartbeat_interval, stale_threshold, poll_interval, on_compromise };
-                let (lease, mechanism) = Lease::new(&given, &lock_file)?;
+                let (lease, mechanism) = ReadWriteLease::new(&given, &lock_file)?;
                 (mechanism, Some(lease))
             }
             "byte_range" => {
@@ -367,7 +367,7 @@ impl NativeReadWriteLock {
         let owner = caller(py)?.owner;
         note_record_locks(py)?;
         // Who is told that the hold was lost may release it, on a thread that has no level of it.
-        let is_telling = this.lease.as_ref().is_some_and(Lease::is_telling);
+        let is_telling = this.lease.as_ref().is_some_and(|lease| lease.listener.is_telling());
         let released = py.detach(|| {
             if is_telling && !force {
                 match this.lock.release_lost(&this.path) {
@@ -440,7 +440,7 @@ impl NativeReadWriteLock {
     /// What is called when a hold is lost.
     #[getter(_on_compromise)]
     fn on_compromise(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        Ok(self.configured()?.lease()?.on_compromise(py))
+        Ok(self.configured()?.lease()?.listener.on_compromise(py))
     }
 
     /// The longest pause of a waiter, in seconds.
@@ -462,7 +462,7 @@ impl NativeReadWriteLock {
     /// The fencing number of the present hold.
     #[getter(_generation)]
     fn generation(&self) -> PyResult<Option<u64>> {
-        Ok(self.configured()?.lease()?.monitor.generation())
+        Ok(self.configured()?.lease()?.listener.monitor.generation())
     }
 
     /// How the present or the last hold was lost.

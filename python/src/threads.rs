@@ -69,6 +69,11 @@ impl NativeLock {
     pub(crate) fn release_levels(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get().configured()?;
+        // Who is told that a hold was lost may release it, on a thread that has none.
+        if !force && this.lease.as_ref().is_some_and(|lease| lease.listener.is_telling()) {
+            let released = py.detach(|| this.lock.release_lost());
+            return released.map_err(|error| errors::from_core(py, this.lock_file.bind(py), &error, None));
+        }
         let caller = caller(py)?;
         if !force && this.lock.unnest(caller.owner) {
             return Ok(());

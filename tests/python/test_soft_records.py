@@ -260,7 +260,8 @@ NO_MARKERS = {
     "not UTF-8": b"4711\n\xff\n",
     "a record of more than 1 KiB": b"4711\n" + b"x" * 1020 + b"\n",
     "a large file": b"4711\nelsewhere\n" * 100_000,
-    "another protocol": b"filelock/2\npid=4711\nhost=elsewhere\nmode=exclusive\n",
+    "no terms": b"filelock/2\npid=4711\nhost=elsewhere\n",
+    "another protocol": b"filelock/3\npid=4711\nhost=elsewhere\nmode=exclusive\n",
     "a placeholder": b"filelock/break\n4711\n",
     "the beginning of a release": RELEASED[:-1],
     "a bare number of the dead": b"%d\n" % NEVER_A_PROCESS,
@@ -269,6 +270,8 @@ HELD_FOR_EVER = {
     "empty": b"",
     "strict": STRICT,
     "foreign": b"4711\nelsewhere\n",
+    "exclusive": b"filelock/2\npid=4711\nhost=elsewhere\nmode=exclusive\n",
+    "a lease of an hour": b"filelock/2\npid=4711\nhost=elsewhere\nmode=lease\ntoken=a\nduration=3600.0\n",
     "a bare number": b"%d\n" % os.getpid(),
 }
 

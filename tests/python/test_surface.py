@@ -16,16 +16,6 @@ import ferrolock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PENDING = {
-    "SoftFileLease",
-    "MarkerSoftFileLock",
-    "OwnerRecord",
-    "OwnerMode",
-    "LeaseSettingsMismatch",
-    "AsyncSoftFileLease",
-}
-"""Names of filelock's that ferrolock is to have and has not. Whoever adds one takes it out."""
-
 ONLY_THEIRS = {
     "asyncio": "there as an attribute; in `__all__` it would take the place of the standard module in a star import",
 }
@@ -87,14 +77,8 @@ def as_filelock_shows_it(cls: Any) -> Any:
     return [parameter for parameter in parameters if parameter[0] not in MORE_OPTIONS and parameter[1] != "VAR_KEYWORD"]
 
 
-@pytest.mark.parametrize("name", sorted(PENDING))
-def test_what_is_there_is_not_listed_as_pending(name: str) -> None:
-    assert not hasattr(ferrolock, name), f"take {name} out of PENDING"
-    assert name not in ferrolock.__all__
-
-
 def test_both_have_the_same_names(ours: Any, theirs: Any) -> None:
-    assert set(theirs) - set(ours) == PENDING | set(ONLY_THEIRS)
+    assert set(theirs) - set(ours) == set(ONLY_THEIRS)
     assert set(ours) - set(theirs) == set(ONLY_OURS)
     for name in ONLY_THEIRS:
         assert hasattr(ferrolock, name)
