@@ -68,11 +68,13 @@ pub(crate) fn patience(timeout: Timeout) -> Patience {
 
 /// As [`patience`], and nothing but the kernel or another thread wakes the waiter before its deadline; only who is the
 /// first of its process makes an attempt now and then.
+#[cfg(target_os = "linux")]
 pub(crate) fn only_woken(timeout: Timeout) -> Patience {
     Patience { timeout, poll_interval: Duration::from_secs(60), lifetime: None }
 }
 
 /// What `wait` comes to, if it does so within [`LONG`].
+#[cfg(unix)]
 pub(crate) fn in_time<T>(wait: impl FnOnce() -> Checked<T>) -> Checked<T> {
     let begin = Instant::now();
     let result = wait()?;

@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,8 +15,8 @@ use ferrolock::{
 use crate::alone::alone;
 use crate::mechanisms::{Faulty, Step};
 use crate::support::{
-    Asking, Checked, LATE, LONG, POLL, Place, SHORT, acquire, greenlet, is_free, join, kernel_lock, me,
-    only_woken, patience, telling, until,
+    Asking, Checked, LONG, POLL, Place, SHORT, acquire, greenlet, is_free, join, kernel_lock, me, patience,
+    telling,
 };
 
 /// What a bounded wait may take at most: no more than a hang is told from it.
@@ -341,7 +340,10 @@ fn a_watch_looks_up_from_the_kernel_as_often_as_it_says_and_no_more_often() -> C
 #[cfg(target_os = "linux")]
 #[test]
 fn a_wait_that_a_signal_cuts_short_looks_at_once_what_it_was() -> Checked {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use crate::forking::Addressee;
+    use crate::support::{LATE, only_woken, until};
 
     let place = Place::new()?;
     let _holder = held(&place.path)?;
