@@ -323,6 +323,7 @@ def test_the_classes_are_what_filelock_has() -> None:
         assert cls.__mro__[:4] == (cls, sync, BaseAsyncFileLock, BaseFileLock)
         assert cls.__name__ == f"Async{sync.__name__}"
     names = {"AsyncAcquireReturnProxy", "AsyncSoftFileLock", "AsyncUnixFileLock", "AsyncWindowsFileLock"}
+    names |= {"AsyncSoftFileLease", "AsyncStrictSoftFileLock"}
     names |= {"AsyncReadWriteLock", "AsyncAcquireReadWriteReturnProxy"}
     names |= {"AsyncSoftReadWriteLock", "AsyncAcquireSoftReadWriteReturnProxy"}
     assert set(ferrolock.asyncio.__all__) == {*names, "BaseAsyncFileLock"}
