@@ -1,4 +1,4 @@
-/* The floor of a lease of readers and writers: the steps of docs/architecture.md in system calls, where nobody else is.
+/* The floor of a lease of readers and writers: the steps of docs/architecture/leases.md in system calls, where nobody else is.
  *
  * Everything is made under the names and in the sizes of the real one, looked at where that one looks, and taken back.
  * Not in here: another's markers, judgements, threads.

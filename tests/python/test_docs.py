@@ -16,7 +16,11 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 INDEX = ROOT / "docs" / "index.md"
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md")])
-"""All of the documentation. Empty where the tests were taken out of their tree."""
+"""All of the documentation but for what follows. Empty where the tests were taken out of their tree."""
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PROTOCOLS = sorted(ROOT.glob("docs/architecture/*.md"))
+"""What only those read who change it: there is no code in it to run."""
 
 WITHOUT_CODE = {"index.md", "architecture.md"}
 """A list of links, and an account of how it is built. Every other page shows code."""
@@ -141,7 +145,7 @@ def test_a_page_has_code_all_of_which_is_found(page: Path) -> None:
     assert complaints(page.name, page.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *PAGES, *PROTOCOLS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     if not page.is_file():
         pytest.skip("the tests were taken out of their tree")
@@ -150,11 +154,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in slugs(target.read_text(encoding="utf-8")), f"{page.name}: {target}{anchor}"
 
 
-def test_the_index_has_one_line_for_each_page_and_the_readme_leads_to_it() -> None:
+def test_an_index_has_one_line_for_each_page_and_the_readme_leads_there() -> None:
     if not PAGES:
         pytest.skip("the tests were taken out of their tree")
-    listed = [target for target, _ in links_of(INDEX) if target in PAGES]
-    assert sorted(listed) == [page for page in PAGES if page != INDEX]
+    for index, pages in ((INDEX, PAGES), (ARCHITECTURE, PROTOCOLS)):
+        listed = [target for target, anchor in links_of(index) if target in pages and not anchor]
+        assert sorted(listed) == [page for page in pages if page != INDEX]
     assert (INDEX, "") in links_of(README)
 
 

@@ -298,7 +298,7 @@ RECORD_LOCK = """
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
 """
 TURNSTILE = 0x7EEE_0000_0000_0000
-"""The byte that the head of the line has locked; see docs/architecture.md."""
+"""The byte that the head of the line has locked; see docs/architecture/waiting.md."""
 
 
 @LINUX

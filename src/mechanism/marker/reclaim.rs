@@ -3,7 +3,7 @@
 //! The protocol is filelock's (4.2), which takes part: a contender makes a marker of its own *aside*, lets the two
 //! names swap their files in one step, and then looks what it got. If that is the file it had judged, the lock is
 //! had, and at no moment did the name stand empty. If not, somebody else was faster, and what came out may be a live
-//! owner's: it is put back. docs/architecture.md has the interleavings, `tests/rust/models` tries them all.
+//! owner's: it is put back. docs/architecture/marker.md has the interleavings, `tests/rust/models` tries them all.
 
 use std::ffi::OsStr;
 use std::io;
