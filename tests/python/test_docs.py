@@ -22,8 +22,8 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PROTOCOLS = sorted(ROOT.glob("docs/architecture/*.md"))
 """What only those read who change it: there is no code in it to run."""
 
-WITHOUT_CODE = {"index.md", "architecture.md"}
-"""A list of links, and an account of how it is built. Every other page shows code."""
+WITHOUT_CODE = {"index.md", "architecture.md", "mutants.md"}
+"""A list of links, and accounts of how it is built and tested. Every other page shows code."""
 
 OF_PROGRAMS = {"README.md", "migrate-from-lockfile.md"}
 """Pages whose blocks are programs of their own: "before" and "after" would be in each other's way."""
