@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolock::mechanism::{LeaseMonitor, LeaseReadWriteLock, LeaseSettings, Mode};
-use ferrolock::{ErrorKind, OwnerId, ReadWrite, Released, Stop, Timeout, Unwatched, Watch};
+use ferrolock::{ErrorKind, OwnerId, ReadWrite, Released, Stop, Timeout, Unwatched, WaitsBy, Watch};
 
 use super::{PATIENT, Site, release, settings};
 use crate::support::{Checked, greenlet, patience, until};
@@ -241,5 +241,14 @@ fn what_is_kept_for_a_hold_goes_with_it() -> Checked {
         release(guard)?;
         assert!(!is_kept());
     }
+    Ok(())
+}
+
+/// There is no file whose lock the kernel would hand on.
+#[test]
+fn who_waits_for_a_lease_polls_and_says_so() -> Checked {
+    let site = Site::new()?;
+    let object = Object::new(&site, PATIENT);
+    assert_eq!(object.lock.waits_by(&object.path), WaitsBy::Polling);
     Ok(())
 }
