@@ -101,8 +101,9 @@ fn is_refused_with(path: &Path, errno: i32) -> Checked<ErrorKind> {
 #[test]
 fn what_can_be_no_lock_file_is_refused_and_left_alone() -> Checked {
     let place = Place::new()?;
-    let folder = place.folder().canonicalize()?.join("there");
-    fs::create_dir(&folder)?;
+    // Two folders above it, too, nobody else makes files.
+    let folder = place.folder().canonicalize()?.join("over/there");
+    fs::create_dir_all(&folder)?;
     let path = |name: &str| folder.join(name);
     fs::write(path("file"), "data")?;
     symlink("file", path("link"))?;
