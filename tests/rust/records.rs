@@ -1,4 +1,4 @@
-//! Laws that do not hold yet (see the report). To be moved to `holds`, `failures`, `waits` and `kernel_files`.
+//! What the process remembers of its holds, and when it forgets; what an attempt that was none leaves.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
