@@ -20,6 +20,7 @@ class UnixFileLock(BaseFileLock):
     ``unlink_on_release`` was asked for.
     """
 
+    # What tells it from a backend in Python: the core acquires and releases, and these say so.
     if TYPE_CHECKING or has_fcntl:
         _acquire = _native.NativeLock._attempt
         _release = _native.NativeLock._give_back

@@ -133,11 +133,12 @@ impl Occupant {
     /// The owner, if the marker is to be taken from a dead one: what that had taken by mistake is to be looked for. Who is
     /// evicted because of the marker's age may live, or be a process of another machine.
     pub(super) fn dead_pid(&self) -> Option<u32> {
-        match &self.content {
-            Content::Tenant(tenancy) => self.is_stale().then_some(tenancy.owner.pid),
-            Content::Owned(Record { pid, .. }) | Content::Bare(pid) => Some(*pid),
-            Content::Empty | Content::Released | Content::Strict | Content::Malformed => None,
-        }
+        let pid = match &self.content {
+            Content::Tenant(tenancy) => tenancy.owner.pid,
+            Content::Owned(Record { pid, .. }) | Content::Bare(pid) => *pid,
+            Content::Empty | Content::Released | Content::Strict | Content::Malformed => return None,
+        };
+        self.is_stale().then_some(pid)
     }
 
     /// Keeps other contenders of ours from reclaiming the marker, by a lock on its file, for as long as this is kept
