@@ -424,7 +424,9 @@ pub(super) fn wait(
             }
         }
         let now = Instant::now();
-        if now >= next_signal_check {
+        // Waking up costs more than looking: who is awake for a tick looks early.
+        let early = if now >= next_tick { watch.look_every() / 2 } else { Duration::ZERO };
+        if now + early >= next_signal_check {
             has_called = true;
             if let ControlFlow::Break(stop) = ticket.away(|| watch.pause(Duration::ZERO)) {
                 return Ok(Outcome::Stopped(stop));
