@@ -88,7 +88,8 @@ pub trait Watch {
         true
     }
 
-    /// How often [`Watch::pause`] has to be called, if only with nothing to pass.
+    /// How often [`Watch::pause`] has to be called at least, if only with nothing to pass; it is called earlier, but not twice
+    /// as often, where the waiter is awake anyway.
     fn look_every(&self) -> Duration {
         FAR
     }
