@@ -62,7 +62,7 @@ async def ticking() -> AsyncIterator[list[Tick]]:
 
 def check_responsive(ticks: list[Tick]) -> None:
     """The loop is held neither by its own work nor by a call that blocks; a busy machine delays both."""
-    assert max(tick.work for tick in ticks) < 0.06, ticks
+    assert max(tick.work for tick in ticks) < 0.25, ticks
     assert max(tick.late for tick in ticks) < 1, ticks
 
 

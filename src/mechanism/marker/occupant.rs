@@ -243,7 +243,7 @@ struct Seen {
 
 /// What attempts of this process saw. It outlives them: many short attempts count like a long one.
 static SEEN: ForkMutex<Vec<Seen>> = ForkMutex::new();
-const MOST_SEEN: usize = 64;
+const MOST_SEEN: usize = 4096;
 
 /// For how long this process has known the file to be as it is, by its own clock.
 fn unchanged_for(stamp: &Stamp) -> Duration {
