@@ -7,14 +7,13 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
-use crate::mechanism::{Attempt, Guard, Mechanism, Mode, ReleaseError, Terms};
+use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Mode, ReleaseError, Terms};
 use crate::owner::OwnerId;
 use crate::registry::LockId;
 use crate::sys::{self, Descriptor, FileId, Verdict};
 use crate::time::{Deadline, Timeout};
-use crate::wait::{self, FAR, Outcome, Waiter, Watch};
+use crate::wait::{Contender, FAR, Nesting, Outcome, Stop, Watch};
 
 /// A descriptor of somebody else's.
 #[derive(Debug)]
@@ -65,7 +64,7 @@ pub fn lock_descriptor(
     watch: &mut dyn Watch,
 ) -> Result<bool, Error> {
     let timeout = if poll_interval.is_some() { Timeout::Never } else { Timeout::Once };
-    let waiter = Waiter {
+    let contender = Contender {
         lock: LockId::next(),
         owner: OwnerId::current_thread(),
         mechanism: &Borrowed(descriptor),
@@ -77,9 +76,9 @@ pub fn lock_descriptor(
         nest: &|| Nesting::No,
     };
     let first = loop {
-        match waiter.attempt()? {
+        match contender.try_acquire(Manners::Hasty)? {
             Attempt::Interrupted if watch.pause(Duration::ZERO).is_break() => {
-                return Err(Error::new(ErrorKind::Interrupted, "lock", waiter.path));
+                return Err(Error::new(ErrorKind::Interrupted, "lock", contender.path));
             }
             Attempt::Interrupted => {}
             first @ (Attempt::Acquired(_) | Attempt::Contended(_)) => break first,
@@ -88,11 +87,11 @@ pub fn lock_descriptor(
     if matches!(first, Attempt::Acquired(_)) || timeout == Timeout::Once {
         return Ok(matches!(first, Attempt::Acquired(_)));
     }
-    match wait::wait(None, None, &waiter, watch)? {
+    match contender.wait(None, None, watch)? {
         Outcome::Acquired(_) => Ok(true),
-        Outcome::Stopped(wait::Stop::Cancelled) => Err(Error::new(ErrorKind::Cancelled, "lock", waiter.path)),
-        Outcome::Stopped(wait::Stop::Interrupted) => {
-            Err(Error::new(ErrorKind::Interrupted, "lock", waiter.path))
+        Outcome::Stopped(Stop::Cancelled) => Err(Error::new(ErrorKind::Cancelled, "lock", contender.path)),
+        Outcome::Stopped(Stop::Interrupted) => {
+            Err(Error::new(ErrorKind::Interrupted, "lock", contender.path))
         }
         Outcome::Nested | Outcome::Refused(_) | Outcome::TimedOut(_) | Outcome::Deadlock => Ok(false),
     }

@@ -15,14 +15,14 @@ use std::mem;
 use std::path::Path;
 use std::thread;
 
-use crate::asking::{Answer, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
 use crate::fork::{self, ForkMutex};
 use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::registry::{self, Held, LockId};
 use crate::sys::{self, Descriptor, FileId};
-use crate::wait::{self, Party, Patience, Target, WaitsBy, Watch};
+use crate::time::Deadline;
+use crate::wait::{self, Answer, Contender, FAR, Nesting, Party, Patience, Target, WaitsBy, Watch};
 
 /// Whose holds a lock object tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,15 +199,19 @@ impl Lock {
         if self.nest_or_refuse(owner, path)? {
             return Ok(Level::Nested);
         }
-        let asker = Asker {
+        let contender = Contender {
             lock: self.id,
             owner,
             mechanism: &*self.mechanism,
             mode: Mode::Exclusive,
-            patience,
+            path,
+            deadline: Deadline::begin(patience.timeout),
+            poll_interval: patience.poll_interval.min(FAR),
+            lifetime: patience.lifetime,
             nest: &|| self.nesting(owner),
         };
-        match asker.acquire(path, watch, || Waiting::enter(self, owner))? {
+        let first = self.mechanism.try_acquire(path, contender.first_terms());
+        match contender.go_on(first, None, watch, || Waiting::enter(self, owner))? {
             Answer::Acquired(guard) => Ok(self.commit(owner, owner, guard)),
             Answer::Nested => Ok(Level::Nested),
         }

@@ -2,7 +2,7 @@
 //!
 //! A [`Lock`] is a lock object: it counts how often each of its owners holds it, and asks a
 //! [`Mechanism`](mechanism::Mechanism) for the lock itself. There is one loop that waits, for all
-//! mechanisms; things flow one way: `hold` -> `wait` -> `mechanism` -> `sys`.
+//! mechanisms; things flow one way: `hold` -> (`wait` ->) `mechanism` -> `sys`.
 //!
 //! ```
 //! use std::time::Duration;
@@ -34,7 +34,6 @@
 //! Nothing is promised on file systems whose locks do nothing. A fork that has to wait for longer than
 //! five seconds for a file that is being opened goes on without.
 
-mod asking;
 mod descriptor;
 mod error;
 mod fork;

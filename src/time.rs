@@ -47,6 +47,11 @@ impl Deadline {
         self.end
     }
 
+    /// Whether one attempt was asked for.
+    pub(crate) fn is_once(&self) -> bool {
+        self.timeout == Timeout::Once
+    }
+
     /// Whether waiting can go on for ever.
     pub(crate) fn is_unlimited(&self) -> bool {
         self.timeout == Timeout::Never

@@ -17,13 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ReadWrite;
 use super::levels::Whose;
-use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
 use crate::hold::{Level, Released};
 use crate::mechanism::{Guard, Mechanism, Mode};
 use crate::owner::OwnerId;
 use crate::registry::LockId;
-use crate::wait::{self, Party, Target};
+use crate::wait::{self, Nesting, Party, Target};
 
 /// A way in, for tasks: to be waited at with a [`Deferred`](crate::Deferred).
 ///

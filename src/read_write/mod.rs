@@ -29,7 +29,6 @@ use std::thread;
 pub use door::Door;
 use levels::{Hold, Levels, Phase, State, Step, Whose};
 
-use crate::asking::{Answer, Asker, Nesting};
 use crate::error::{Error, ErrorKind};
 use crate::fork::{self, ForkMutex};
 use crate::hold::{Level, Released};
@@ -37,7 +36,8 @@ use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::OwnerId;
 use crate::registry::{self, Held, LockId};
 use crate::sys;
-use crate::wait::{self, Patience, WaitsBy, Watch};
+use crate::time::Deadline;
+use crate::wait::{self, Answer, Contender, FAR, Nesting, Patience, WaitsBy, Watch};
 
 /// A lock object of readers and writers: a mechanism, and the one hold that its owners have through it.
 ///
@@ -82,15 +82,19 @@ impl ReadWrite {
         if self.state.lock().waiting.contains(&owner) {
             return Err(refused(ErrorKind::Reentered));
         }
-        let asker = Asker {
+        let contender = Contender {
             lock: self.id,
             owner,
             mechanism: &*self.mechanism,
             mode,
-            patience,
+            path,
+            deadline: Deadline::begin(patience.timeout),
+            poll_interval: patience.poll_interval.min(FAR),
+            lifetime: patience.lifetime,
             nest: &|| self.nest(owner, self.id, mode),
         };
-        match asker.acquire(path, watch, || Waiting::enter(self, owner))? {
+        let (first, bid) = contender.begin();
+        match contender.go_on(first, bid, watch, || Waiting::enter(self, owner))? {
             Answer::Acquired(guard) => self.commit(owner, self.id, mode, guard).map(drop).map_err(refused),
             Answer::Nested => Ok(()),
         }

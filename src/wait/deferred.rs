@@ -27,8 +27,7 @@ use std::time::Duration;
 
 use super::desk::{self, Key};
 use super::request::{Contended, First, Party, Request, Target, first_attempt};
-use super::{FAR, Patience, SHORTEST_QUESTION, WaitsBy};
-use crate::asking::Nesting;
+use super::{FAR, Nesting, Patience, SHORTEST_QUESTION, WaitsBy};
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
 use crate::hold::{Level, Lock};

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::Nesting;
 use super::crew::{At, LAST_PATIENCE, Sleeper, Task, Thread, end_idle_within, hire};
 use super::deferred::{Entry, Stage};
 use super::request::Target;
-use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
 use crate::mechanism::{Family, Guard, Manners, Mode, Terms};

@@ -1,21 +1,20 @@
-//! The one wait loop, for every mechanism.
+//! Asking for a lock: the first attempt, and the one wait loop, for every mechanism.
 
 mod backoff;
 mod crew;
 mod deferred;
 pub(crate) mod desk;
-pub(crate) mod past_lines;
+mod past_lines;
+mod polling;
 mod porter;
 pub(crate) mod queue;
 mod request;
 mod stand_in;
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use backoff::Backoff;
 
 pub use crew::end_idle_porters;
 pub use deferred::{Deferred, News, Unmet};
@@ -23,10 +22,10 @@ pub use desk::end_waits;
 pub use request::Request;
 pub(crate) use request::{Party, Target};
 
-use crate::asking::Nesting;
 use crate::error::{Error, ErrorKind};
 use crate::mechanism::{Attempt, Bid, Guard, Manners, Mechanism, Mode, Place, Terms};
 use crate::owner::OwnerId;
+use crate::path;
 use crate::registry::{self, LockId};
 use crate::sys::FileId;
 use crate::time::{Deadline, Timeout};
@@ -95,15 +94,35 @@ pub trait Watch {
     }
 }
 
-/// One acquisition that has to wait.
-pub(crate) struct Waiter<'a> {
-    /// The lock object that asks, and for whom.
+/// What a lock object says to an owner that wants it, before anybody is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nesting {
+    /// Nobody holds it whose hold could count for this owner too.
+    No,
+    /// It is held already, and this owner has one level more.
+    Nested,
+    /// This owner cannot have it, however long it waits.
+    Refused(ErrorKind),
+}
+
+/// What an acquisition came to.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The lock was had; making it a hold is the lock object's business.
+    Acquired(Box<dyn Guard>),
+    /// The lock object has come to be held in another way, and counted this owner too.
+    Nested,
+}
+
+/// An owner that asks for a lock through a lock object.
+#[derive(Clone, Copy)]
+pub(crate) struct Contender<'a> {
     pub(crate) lock: LockId,
     pub(crate) owner: OwnerId,
     pub(crate) mechanism: &'a dyn Mechanism,
-    /// The canonical path.
-    pub(crate) path: &'a Path,
     pub(crate) mode: Mode,
+    /// For the first attempt as it was given; who waits has the canonical one.
+    pub(crate) path: &'a Path,
     pub(crate) deadline: Deadline,
     pub(crate) poll_interval: Duration,
     pub(crate) lifetime: Option<Duration>,
@@ -112,36 +131,142 @@ pub(crate) struct Waiter<'a> {
     pub(crate) nest: &'a dyn Fn() -> Nesting,
 }
 
-impl Waiter<'_> {
-    fn terms(&self, manners: Manners) -> Terms {
-        Terms { mode: self.mode, manners, lifetime: self.lifetime }
+impl Contender<'_> {
+    /// On what terms to make the first attempt: who can wait does not go past a line.
+    pub(crate) fn first_terms(&self) -> Terms {
+        self.terms(if self.may_wait() { past_lines::manners(self.path) } else { Manners::Hasty })
     }
 
-    fn try_acquire(&self, manners: Manners) -> Result<Attempt, Error> {
+    /// The first attempt, and the bid that made it, which the wait goes on with.
+    pub(crate) fn begin(&self) -> (Result<Attempt, Error>, Option<Box<dyn Bid>>) {
+        // Who makes one attempt only leaves nothing behind it.
+        if self.mode == Mode::Exclusive && self.mechanism.begins_with_bid() && self.may_wait() {
+            if let Some(mut bid) = self.mechanism.bid(self.path, self.first_terms()) {
+                return (bid.attempt(), Some(bid));
+            }
+        }
+        (self.attempt(), None)
+    }
+
+    /// One attempt, which goes past a line only where it is the last one.
+    pub(crate) fn attempt(&self) -> Result<Attempt, Error> {
+        let attempt = self.mechanism.try_acquire(self.path, self.first_terms())?;
+        match attempt {
+            Attempt::Contended(Some(file)) if self.mode == Mode::Shared && self.holds_elsewhere(file) => {
+                self.try_acquire(Manners::Nested)
+            }
+            Attempt::Acquired(_) | Attempt::Contended(_) | Attempt::Interrupted => Ok(attempt),
+        }
+    }
+
+    pub(crate) fn try_acquire(&self, manners: Manners) -> Result<Attempt, Error> {
         self.mechanism.try_acquire(self.path, self.terms(manners))
     }
 
-    /// An attempt before the wait.
-    pub(crate) fn attempt(&self) -> Result<Attempt, Error> {
-        self.try_acquire(Manners::Hasty)
+    /// Goes on after a first attempt: waits for the lock, unless it was had. What `enter` gives is kept for the time of
+    /// the wait.
+    ///
+    /// The first attempt took the path as it is at this moment. A wait stays with the place that it means now: a relative
+    /// path is resolved once, and so are the links of its folder.
+    pub(crate) fn go_on<W>(
+        &self,
+        mut first: Result<Attempt, Error>,
+        mut bid: Option<Box<dyn Bid>>,
+        watch: &mut dyn Watch,
+        enter: impl FnOnce() -> W,
+    ) -> Result<Answer, Error> {
+        let failed = |kind| Error::new(kind, "lock", self.path).with_absolute_path();
+        let file = loop {
+            match first.map_err(Error::with_absolute_path)? {
+                Attempt::Acquired(guard) => return Ok(Answer::Acquired(guard)),
+                Attempt::Contended(file) => break file,
+                Attempt::Interrupted if watch.pause(Duration::ZERO).is_break() => {
+                    return Err(failed(ErrorKind::Interrupted));
+                }
+                // One attempt was asked for, and this was none.
+                Attempt::Interrupted if !self.may_wait() => first = self.attempt(),
+                Attempt::Interrupted => break None,
+            }
+        };
+        match (self.nest)() {
+            Nesting::No => {}
+            Nesting::Nested => return Ok(Answer::Nested),
+            Nesting::Refused(kind) => return Err(failed(kind)),
+        }
+        if self.deadline.is_once() {
+            return Err(failed(ErrorKind::TimedOut(file)));
+        }
+        let path = &canonical(self.path)?;
+        if let Some(bid) = &mut bid {
+            bid.stay_at(path);
+        }
+        let _waiting = enter();
+        let kind = match (Contender { path, ..*self }).wait(file, bid, watch)? {
+            Outcome::Acquired(guard) => return Ok(Answer::Acquired(guard)),
+            Outcome::Nested => return Ok(Answer::Nested),
+            Outcome::Refused(kind) => kind,
+            Outcome::Deadlock => ErrorKind::Deadlock,
+            Outcome::TimedOut(file) => ErrorKind::TimedOut(file),
+            Outcome::Stopped(Stop::Cancelled) => ErrorKind::Cancelled,
+            Outcome::Stopped(Stop::Interrupted) => ErrorKind::Interrupted,
+        };
+        Err(Error::new(kind, "lock", path))
+    }
+
+    /// Waits after a first attempt that found `file` contended, until the lock is had, an attempt fails, the deadline
+    /// passes or the watch stops it. The path has to be canonical.
+    ///
+    /// The kernel wakes the waiter where it can and the watch lets it; elsewhere it polls, by `bid` if the first attempt was
+    /// one's.
+    pub(crate) fn wait(
+        &self,
+        file: Option<FileId>,
+        bid: Option<Box<dyn Bid>>,
+        watch: &mut dyn Watch,
+    ) -> Result<Outcome, Error> {
+        if bid.is_none() && self.may_wait() && watch.may_block() && self.mechanism.wakes_waiters(self.path) {
+            watch.begins(WaitsBy::Kernel);
+            return queue::wait(file, self, watch);
+        }
+        watch.begins(WaitsBy::Polling);
+        let bid = bid.or_else(|| self.mechanism.bid(self.path, self.terms(Manners::Polite)));
+        polling::wait(file, bid, self, watch)
+    }
+
+    fn may_wait(&self) -> bool {
+        self.deadline.remaining().is_some()
+    }
+
+    fn terms(&self, manners: Manners) -> Terms {
+        Terms { mode: self.mode, manners, lifetime: self.lifetime }
     }
 
     fn open_place(&self) -> Result<Option<Arc<dyn Place>>, Error> {
         self.mechanism.open_place(self.path, self.terms(past_lines::manners(self.path)))
     }
 
+    /// Whether the owner has the file through another lock object: it would wait for itself.
+    fn holds_elsewhere(&self, file: FileId) -> bool {
+        registry::would_deadlock(self.lock, self.owner, file)
+    }
+
     /// How the wait ends without an attempt: the hold has come in another way, or never will.
     fn ended_otherwise(&self, file: Option<FileId>) -> Option<Outcome> {
-        let is_own = |file| registry::would_deadlock(self.lock, self.owner, file);
         match (self.nest)() {
             Nesting::Nested => Some(Outcome::Nested),
             Nesting::Refused(kind) => Some(Outcome::Refused(kind)),
-            Nesting::No if self.deadline.is_unlimited() && file.is_some_and(is_own) => {
-                Some(Outcome::Deadlock)
+            Nesting::No => {
+                let is_in_vain =
+                    self.deadline.is_unlimited() && file.is_some_and(|file| self.holds_elsewhere(file));
+                is_in_vain.then_some(Outcome::Deadlock)
             }
-            Nesting::No => None,
         }
     }
+}
+
+/// The path of a wait: absolute, with the links of its folder followed.
+fn canonical(path: &Path) -> Result<PathBuf, Error> {
+    path::canonical(path).map_err(|error| Error::caused(ErrorKind::Io, "realpath", path, error))
 }
 
 /// The least time between two questions: a shorter poll interval would be nothing but work.
@@ -162,11 +287,11 @@ impl Questions {
         Instant::now() >= self.next
     }
 
-    fn ask(&mut self, waiter: &Waiter<'_>, watch: &mut dyn Watch) -> ControlFlow<Stop> {
+    fn ask(&mut self, contender: &Contender<'_>, watch: &mut dyn Watch) -> ControlFlow<Stop> {
         let now = Instant::now();
-        let pause = waiter.deadline.remaining().unwrap_or_default().min(waiter.poll_interval);
+        let pause = contender.deadline.remaining().unwrap_or_default().min(contender.poll_interval);
         watch.contended(pause)?;
-        let interval = if watch.has_questions() { waiter.poll_interval } else { FAR };
+        let interval = if watch.has_questions() { contender.poll_interval } else { FAR };
         self.next = now + interval.max(SHORTEST_QUESTION);
         ControlFlow::Continue(())
     }
@@ -183,80 +308,6 @@ pub(crate) enum Outcome {
     Stopped(Stop),
     /// The owner itself holds the file through another lock object, and the wait has no end.
     Deadlock,
-}
-
-/// Goes on after a first attempt that found `file` contended, until the lock is had, an attempt fails, the
-/// deadline passes or the watch stops it.
-///
-/// The kernel wakes the waiter where it can and the watch lets it; elsewhere it polls, by `bid` if the first attempt was
-/// one's.
-pub(crate) fn wait(
-    file: Option<FileId>,
-    bid: Option<Box<dyn Bid>>,
-    waiter: &Waiter<'_>,
-    watch: &mut dyn Watch,
-) -> Result<Outcome, Error> {
-    let will_wait = waiter.deadline.remaining().is_some();
-    if bid.is_none() && will_wait && watch.may_block() && waiter.mechanism.wakes_waiters(waiter.path) {
-        watch.begins(WaitsBy::Kernel);
-        return queue::wait(file, waiter, watch);
-    }
-    watch.begins(WaitsBy::Polling);
-    let bid = bid.or_else(|| waiter.mechanism.bid(waiter.path, waiter.terms(Manners::Polite)));
-    poll(file, bid, waiter, watch)
-}
-
-/// Waits by attempts and growing pauses.
-///
-/// After each failed attempt, in this order: the watch may stop, the deadline may be over, a pause.
-///
-/// An attempt leaves the lock to those who stand in line; but whoever is first there may be stopped, and the lock be
-/// free. So one attempt a tick goes past the line, and the last one.
-fn poll(
-    mut file: Option<FileId>,
-    mut bid: Option<Box<dyn Bid>>,
-    waiter: &Waiter<'_>,
-    watch: &mut dyn Watch,
-) -> Result<Outcome, Error> {
-    let mut backoff = if waiter.mechanism.is_costly() {
-        Backoff::steady(waiter.poll_interval)
-    } else {
-        Backoff::new(waiter.poll_interval)
-    };
-    let mut questions = Questions::begin();
-    let tick = queue::tick(waiter.poll_interval);
-    let mut next_tick = questions.next + tick;
-    loop {
-        if let Some(outcome) = waiter.ended_otherwise(file) {
-            return Ok(outcome);
-        }
-        if questions.are_due() {
-            if let ControlFlow::Break(stop) = questions.ask(waiter, watch) {
-                return Ok(Outcome::Stopped(stop));
-            }
-        }
-        let Some(left) = waiter.deadline.remaining() else { return Ok(Outcome::TimedOut(file)) };
-        if let ControlFlow::Break(stop) = watch.pause(backoff.next().min(left)) {
-            return Ok(Outcome::Stopped(stop));
-        }
-        let now = Instant::now();
-        let manners = if now >= next_tick || waiter.deadline.remaining().is_none() {
-            next_tick = now + tick;
-            Manners::Hasty
-        } else {
-            Manners::Polite
-        };
-        let attempt = match &mut bid {
-            Some(bid) if manners == Manners::Hasty => bid.attempt_past_line(),
-            Some(bid) => bid.attempt(),
-            None => waiter.try_acquire(manners),
-        };
-        match attempt? {
-            Attempt::Acquired(guard) => return Ok(Outcome::Acquired(guard)),
-            Attempt::Contended(seen) => file = seen.or(file),
-            Attempt::Interrupted => {}
-        }
-    }
 }
 
 /// Wakes those who wait through the lock object `lock`, which has come to be held.
@@ -284,176 +335,4 @@ impl Watch for Unwatched {
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn sleep(pause: Duration) {
     std::thread::sleep(pause);
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::mechanism::ReleaseError;
-
-    /// Answers from a list, and counts.
-    #[derive(Default)]
-    struct Script {
-        stop_at_question: Option<usize>,
-        stop_at_pause: Option<usize>,
-        questions: usize,
-        pauses: usize,
-    }
-
-    fn stop_if(due: bool, stop: Stop) -> ControlFlow<Stop> {
-        if due { ControlFlow::Break(stop) } else { ControlFlow::Continue(()) }
-    }
-
-    impl Watch for Script {
-        fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
-            self.questions += 1;
-            stop_if(self.stop_at_question == Some(self.questions), Stop::Cancelled)
-        }
-
-        fn pause(&mut self, pause: Duration) -> ControlFlow<Stop> {
-            self.pauses += 1;
-            sleep(pause);
-            stop_if(self.stop_at_pause == Some(self.pauses), Stop::Interrupted)
-        }
-    }
-
-    /// Succeeds at one attempt, and counts them.
-    #[derive(Debug, Default)]
-    struct Scripted {
-        succeed_at: usize,
-        attempts: AtomicUsize,
-        bids: Option<Bids>,
-    }
-
-    /// Counts the bids that were made and those that are over. Their attempts are all in vain.
-    #[derive(Debug, Default)]
-    struct Bids {
-        begun: AtomicUsize,
-        attempts: Arc<AtomicUsize>,
-        over: Arc<AtomicUsize>,
-    }
-
-    #[derive(Debug)]
-    struct VainBid {
-        attempts: Arc<AtomicUsize>,
-        over: Arc<AtomicUsize>,
-    }
-
-    impl Bid for VainBid {
-        fn attempt(&mut self) -> Result<Attempt, Error> {
-            self.attempts.fetch_add(1, Ordering::Relaxed);
-            Ok(Attempt::Contended(None))
-        }
-
-        fn stay_at(&mut self, _path: &Path) {}
-    }
-
-    impl Drop for VainBid {
-        fn drop(&mut self) {
-            self.over.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[derive(Debug)]
-    struct Held;
-
-    impl Guard for Held {
-        fn file(&self) -> FileId {
-            FileId { device: 0, inode: 0 }
-        }
-
-        fn release(self: Box<Self>) -> Result<(), ReleaseError> {
-            Ok(())
-        }
-    }
-
-    impl Mechanism for Scripted {
-        fn try_acquire(&self, _path: &Path, _terms: Terms) -> Result<Attempt, Error> {
-            let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-            Ok(if attempt == self.succeed_at {
-                Attempt::Acquired(Box::new(Held))
-            } else {
-                Attempt::Contended(None)
-            })
-        }
-
-        fn bid(&self, _path: &Path, _terms: Terms) -> Option<Box<dyn Bid>> {
-            let bids = self.bids.as_ref()?;
-            bids.begun.fetch_add(1, Ordering::Relaxed);
-            let (attempts, over) = (Arc::clone(&bids.attempts), Arc::clone(&bids.over));
-            Some(Box::new(VainBid { attempts, over }))
-        }
-    }
-
-    fn wait_for(mechanism: &Scripted, script: &mut Script, timeout: Timeout) -> Outcome {
-        let waiter = Waiter {
-            lock: LockId(0),
-            owner: OwnerId::current_thread(),
-            mechanism,
-            path: Path::new("/x.lock"),
-            mode: Mode::Exclusive,
-            deadline: Deadline::begin(timeout),
-            poll_interval: Duration::from_millis(2),
-            lifetime: None,
-            nest: &|| Nesting::No,
-        };
-        wait(None, None, &waiter, script).expect("no attempt fails")
-    }
-
-    fn run(script: &mut Script, timeout: Timeout, succeed_at: usize) -> (Outcome, usize) {
-        let mechanism = Scripted { succeed_at, ..Scripted::default() };
-        let outcome = wait_for(&mechanism, script, timeout);
-        (outcome, mechanism.attempts.into_inner())
-    }
-
-    #[test]
-    fn the_attempt_that_succeeds_ends_the_wait() {
-        let (outcome, attempts) = run(&mut Script::default(), Timeout::Never, 3);
-        assert!(matches!(outcome, Outcome::Acquired(_)), "{outcome:?}");
-        assert_eq!(attempts, 3);
-    }
-
-    #[test]
-    fn a_timeout_is_not_early_and_follows_a_last_attempt() {
-        let begin = Instant::now();
-        let limit = Duration::from_millis(20);
-        let (outcome, attempts) = run(&mut Script::default(), Timeout::After(limit), usize::MAX);
-        assert!(matches!(outcome, Outcome::TimedOut(None)), "{outcome:?}");
-        assert!(begin.elapsed() >= limit);
-        assert!(attempts > 0);
-    }
-
-    #[test]
-    fn no_patience_asks_once_and_makes_no_further_attempt() {
-        let mut script = Script::default();
-        let (outcome, attempts) = run(&mut script, Timeout::After(Duration::ZERO), 1);
-        assert!(matches!(outcome, Outcome::TimedOut(None)), "{outcome:?}");
-        assert_eq!((script.questions, script.pauses, attempts), (1, 0, 0));
-    }
-
-    #[test]
-    fn the_watch_can_stop_the_wait_at_a_question_and_in_a_pause() {
-        let mut script = Script { stop_at_question: Some(2), ..Script::default() };
-        let (outcome, _) = run(&mut script, Timeout::Never, usize::MAX);
-        assert!(matches!(outcome, Outcome::Stopped(Stop::Cancelled)), "{outcome:?}");
-        let mut script = Script { stop_at_pause: Some(1), ..Script::default() };
-        let (outcome, attempts) = run(&mut script, Timeout::Never, usize::MAX);
-        assert!(matches!(outcome, Outcome::Stopped(Stop::Interrupted)), "{outcome:?}");
-        assert_eq!(attempts, 0);
-    }
-
-    #[test]
-    fn a_wait_is_one_bid_and_withdraws_it_at_its_end() {
-        let mechanism = Scripted { bids: Some(Bids::default()), ..Scripted::default() };
-        let mut script = Script { stop_at_pause: Some(4), ..Script::default() };
-        let outcome = wait_for(&mechanism, &mut script, Timeout::Never);
-        assert!(matches!(outcome, Outcome::Stopped(Stop::Interrupted)), "{outcome:?}");
-        let bids = mechanism.bids.unwrap_or_default();
-        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-        assert_eq!((count(&bids.begun), count(&bids.over)), (1, 1));
-        assert_eq!(count(&bids.attempts), 3);
-        assert_eq!(mechanism.attempts.into_inner(), 0, "each attempt is the bid's");
-    }
 }

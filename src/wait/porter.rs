@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::crew::Task;
 use super::desk::{self, BACKSTOP, Key, Unserved};
-use super::{Outcome, Stop, Waiter, Watch};
-use crate::asking::Nesting;
+use super::{Contender, Nesting, Outcome, Stop, Watch};
 use crate::error::{Error, ErrorKind};
 use crate::mechanism::{Attempt, Bid, Mode};
 use crate::owner::OwnerId;
@@ -65,7 +64,7 @@ fn serve(id: LockId, key: &Arc<Key>) {
         let nest = || {
             if desk::wants(key, mode) { Nesting::No } else { Nesting::Refused(ErrorKind::Cancelled) }
         };
-        let waiter = Waiter {
+        let contender = Contender {
             lock: id,
             owner,
             mechanism: first.target.mechanism(),
@@ -77,7 +76,7 @@ fn serve(id: LockId, key: &Arc<Key>) {
             nest: &nest,
         };
         let mut watch = Duty { key, mode, next };
-        match super::wait(first.file(), None, &waiter, &mut watch) {
+        match contender.wait(first.file(), None, &mut watch) {
             Ok(Outcome::Acquired(guard)) => desk::offer(key, mode, guard),
             Ok(
                 Outcome::Nested

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::past_lines::{go_past_line, manners};
 use super::stand_in::StandIn;
-use super::{Outcome, Questions, Waiter, Watch};
+use super::{Contender, Outcome, Questions, Watch};
 use crate::error::Error;
 use crate::fork::{self, ForkMutex};
 use crate::mechanism::{Attempt, Guard, Manners, Place};
@@ -237,7 +237,7 @@ enum Step {
 
 /// The head's part, from when a waiter has come to the front.
 struct Head<'a> {
-    waiter: &'a Waiter<'a>,
+    contender: &'a Contender<'a>,
     place: Option<Arc<dyn Place>>,
     /// Where it has been first in vain. It stays there until it has its next place: those behind it go there too.
     previous: Option<Arc<dyn Place>>,
@@ -252,10 +252,10 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn new(waiter: &'a Waiter<'a>) -> Self {
-        let backoff = Backoff::new(waiter.poll_interval);
+    fn new(contender: &'a Contender<'a>) -> Self {
+        let backoff = Backoff::new(contender.poll_interval);
         Self {
-            waiter,
+            contender,
             place: None,
             previous: None,
             file: None,
@@ -271,7 +271,7 @@ impl<'a> Head<'a> {
         let begin = Instant::now();
         if self.place.is_none() {
             self.is_at_head_of_line = false;
-            self.place = self.waiter.open_place()?;
+            self.place = self.contender.open_place()?;
             self.previous = None;
             self.file = self.place.as_ref().and_then(|place| place.file()).or(self.file);
         }
@@ -302,7 +302,7 @@ impl<'a> Head<'a> {
         limit: Duration,
         begin: Instant,
     ) -> io::Result<Option<Step>> {
-        let manners = manners(self.waiter.path);
+        let manners = manners(self.contender.path);
         if manners != Manners::Polite {
             self.stand_in = None;
             self.is_at_head_of_line = true;
@@ -355,7 +355,7 @@ impl<'a> Head<'a> {
         }
         let mut step = self.attempt(Manners::Hasty)?;
         if self.place.as_ref().is_some_and(|place| place.is_line_reported_stuck()) {
-            go_past_line(self.waiter.path, Manners::Hasty);
+            go_past_line(self.contender.path, Manners::Hasty);
             return Ok(step);
         }
         if self.place.as_ref().is_some_and(|place| !place.has_line()) {
@@ -370,13 +370,13 @@ impl<'a> Head<'a> {
             step = self.attempt(Manners::Hasty)?;
         }
         if matches!(step, Step::Return(_)) {
-            go_past_line(self.waiter.path, Manners::PastLine);
+            go_past_line(self.contender.path, Manners::PastLine);
         }
         Ok(step)
     }
 
     fn attempt(&mut self, manners: Manners) -> Result<Step, Error> {
-        match self.waiter.try_acquire(manners)? {
+        match self.contender.try_acquire(manners)? {
             Attempt::Acquired(guard) => return Ok(Step::Return(guard)),
             Attempt::Contended(Some(file)) => {
                 self.file = Some(file);
@@ -385,7 +385,7 @@ impl<'a> Head<'a> {
                     self.stand_in = None;
                     self.place = None;
                     self.is_at_head_of_line = false;
-                    self.backoff = Backoff::new(self.waiter.poll_interval);
+                    self.backoff = Backoff::new(self.contender.poll_interval);
                 }
             }
             Attempt::Contended(None) | Attempt::Interrupted => {}
@@ -398,14 +398,14 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Waits as [`super::wait`] does, woken by the kernel.
+/// Waits as [`Contender::wait`] does, woken by the kernel.
 pub(super) fn wait(
     mut file: Option<FileId>,
-    waiter: &Waiter<'_>,
+    contender: &Contender<'_>,
     watch: &mut dyn Watch,
 ) -> Result<Outcome, Error> {
-    let tick = tick(waiter.poll_interval);
-    let mut ticket = Queue::join(waiter.path, waiter.lock);
+    let tick = tick(contender.poll_interval);
+    let mut ticket = Queue::join(contender.path, contender.lock);
     let mut head = None::<Head<'_>>;
     let mut questions = Questions::begin();
     let mut next_signal_check = questions.next + watch.look_every();
@@ -413,13 +413,13 @@ pub(super) fn wait(
     loop {
         // Taken before anything is looked at: what is told after that is not slept through.
         let known = ticket.news();
-        if let Some(outcome) = waiter.ended_otherwise(file) {
+        if let Some(outcome) = contender.ended_otherwise(file) {
             return Ok(outcome);
         }
         let mut has_called = false;
         if questions.are_due() {
             has_called = true;
-            if let ControlFlow::Break(stop) = ticket.away(|| questions.ask(waiter, watch)) {
+            if let ControlFlow::Break(stop) = ticket.away(|| questions.ask(contender, watch)) {
                 return Ok(Outcome::Stopped(stop));
             }
         }
@@ -435,17 +435,17 @@ pub(super) fn wait(
         }
         if ticket.is_inherited() {
             // A callback forked, and this is the child: it has no part in its parent's queue.
-            ticket = Queue::join(waiter.path, waiter.lock);
+            ticket = Queue::join(contender.path, contender.lock);
             head = None;
             continue;
         }
-        if let Some(outcome) = has_called.then(|| waiter.ended_otherwise(file)).flatten() {
+        if let Some(outcome) = has_called.then(|| contender.ended_otherwise(file)).flatten() {
             // It came about meanwhile. The kernel is not asked any more for what nobody wants.
             return Ok(outcome);
         }
-        let Some(left) = waiter.deadline.remaining() else {
+        let Some(left) = contender.deadline.remaining() else {
             // The line may not move, and the lock be free.
-            return Ok(match waiter.try_acquire(Manners::Hasty)? {
+            return Ok(match contender.try_acquire(Manners::Hasty)? {
                 Attempt::Acquired(guard) => Outcome::Acquired(guard),
                 Attempt::Contended(_) | Attempt::Interrupted => Outcome::TimedOut(file),
             });
@@ -460,7 +460,7 @@ pub(super) fn wait(
             continue;
         }
         let limit = until(due.min(next_tick));
-        let head = head.get_or_insert_with(|| Head::new(waiter));
+        let head = head.get_or_insert_with(|| Head::new(contender));
         let step = if now >= next_tick {
             let step = head.tick()?;
             // Who is next need not fear a line that does not move, only a file that was replaced.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Patience;
 use super::desk::{self, Key};
-use crate::asking::{self, Asker, Nesting};
+use super::{Contender, Nesting, canonical};
 use crate::error::{Error, ErrorKind};
 use crate::fork;
 use crate::hold::Level;
@@ -109,7 +109,7 @@ pub(crate) fn first_attempt(
     }
     let deadline = Deadline::begin(patience.timeout);
     let may_wait = deadline.remaining().is_some();
-    let key = || Ok(Arc::new(Key::new(asking::canonical(path)?, target, patience.lifetime)));
+    let key = || Ok(Arc::new(Key::new(canonical(path)?, target, patience.lifetime)));
     if may_wait && desk::is_any() {
         let key = key()?;
         if let Some(first) = desk::first_of(&key) {
@@ -123,17 +123,20 @@ pub(crate) fn first_attempt(
             }
         }
     }
-    let asker = Asker {
+    let contender = Contender {
         lock: target.id(),
         owner: party.debtor,
         mechanism: target.mechanism(),
         mode: party.mode,
-        patience,
+        path,
+        deadline,
+        poll_interval: patience.poll_interval,
+        lifetime: patience.lifetime,
         nest: &nest,
     };
     let mut file = None;
     for _ in 0..INTERRUPTIONS {
-        match asker.attempt(path, deadline)? {
+        match contender.attempt().map_err(Error::with_absolute_path)? {
             Attempt::Acquired(guard) => return Ok(First::Had(guard)),
             Attempt::Contended(seen) => {
                 file = seen;
