@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::fork::ForkMutex;
 use crate::record::{Record, StartToken};
+use crate::sys;
 use crate::sys::process as os;
 
 /// The longest host field; a longer one is cut and told apart by a digest.
@@ -51,7 +52,7 @@ fn start_of(pid: u32) -> Option<StartToken> {
 /// This process, as its markers name it. The host's name is asked for each time: it can change.
 pub(crate) fn own_record() -> Record {
     let birth = birth();
-    Record { pid: std::process::id(), host: own_host(birth), start: birth.start }
+    Record { pid: sys::own_pid(), host: own_host(birth), start: birth.start }
 }
 
 fn own_host(birth: Birth) -> String {

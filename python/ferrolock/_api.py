@@ -7,7 +7,7 @@ from abc import ABCMeta, abstractmethod
 
 from ._backend import UNSET_FILE_MODE, FileLockContext, ThreadLocalFileContext, release_at_exit
 from ._error import Timeout
-from ._native import AcquireReturnProxy, NativeLock, check_lifetime, check_options, check_policies
+from ._native import AcquireReturnProxy, NativeLock, check_lifetime, check_options, check_policies, note_overrides
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class FileLockMeta(ABCMeta):
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in {"__init__", "__new__", "_acquire", "_release"}:
+        if name in {"__init__", "__new__", "_acquire", "_release", "acquire", "release"}:
             cls._note_construction()
 
     @property
@@ -74,6 +74,10 @@ class FileLockMeta(ABCMeta):
         steps = getattr(cls, "_acquire", None), getattr(cls, "_release", None)
         cls._is_backend = steps != (NativeLock._attempt, NativeLock._give_back)
         cls._is_plain = is_made_as_base and not cls._is_backend and not cls.__abstractmethods__
+        has_own_methods = (cls.acquire, cls.release) != (NativeLock.acquire, NativeLock.release)
+        # Of what is set on a class of another kind nobody hears.
+        if has_own_methods or not all(isinstance(base, FileLockMeta) for base in cls.__mro__[:-2]):
+            note_overrides()
         every_class: Any = cls
         for subclass in type.__subclasses__(every_class):
             subclass._note_construction()

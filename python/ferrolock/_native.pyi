@@ -36,6 +36,7 @@ __all__ = [
     "end_waits",
     "is_quick",
     "lock_descriptor",
+    "note_overrides",
     "possible_holder",
     "release_all",
     "remove_markers_at_exit",
@@ -360,6 +361,9 @@ def check_options(lifetime: float | None, poll_interval: float, blocking: bool, 
 
 def check_policies(context_error_policy: str, close_error_policy: str) -> None:
     """Check the policies about errors in the order in which filelock does."""
+
+def note_overrides() -> None:
+    """Say that a class has an ``acquire`` or ``release`` of its own, or may come to have one that nobody hears of."""
 
 def lock_descriptor(descriptor: int, *, blocking: bool, poll_interval: float) -> bool:
     """Lock the file of an open descriptor (on Windows a handle); False: somebody else has it."""

@@ -20,6 +20,14 @@ pub(crate) struct Caller {
     pub(crate) hub_sleep: Option<Py<PyAny>>,
 }
 
+impl Caller {
+    /// Makes a call into the core that may take long, with the interpreter let go. Not for a greenlet: while it sleeps,
+    /// others run on this very stack of attachments.
+    pub(crate) fn away<T: Send>(&self, py: Python<'_>, call: impl FnOnce() -> T + Send) -> T {
+        if self.hub_sleep.is_some() { call() } else { py.detach(call) }
+    }
+}
+
 /// Finds out who asks for a lock, and sees to it that a thread is known to have ended when it has.
 ///
 /// Not for who only looks or releases: a thread's last finalizers do that, and what they put into a `threading.local`

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ferrolock::mechanism::Holder;
-use ferrolock::{Descriptor, Error, ErrorKind, Level, Lock, OwnerId, Patience, Released, Scope};
+use ferrolock::{Descriptor, Level, Lock, OwnerId, Released, Scope};
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 
 use crate::backend::{Backend, PythonMechanism};
+use crate::call;
 use crate::caller::Caller;
 use crate::errors;
 use crate::given::{Given, UnusablePath, fspath, usable_path};
@@ -18,7 +18,6 @@ use crate::options;
 use crate::policies::Policies;
 use crate::quickness::Quickness;
 use crate::settings::SettingsCell;
-use crate::watch::PythonWatch;
 
 /// A lock object of the core, and what Python wants to know of it.
 pub(crate) struct Configured {
@@ -37,26 +36,6 @@ pub(crate) struct Configured {
     pub(crate) backend: Option<Arc<Backend>>,
     /// Of a lease.
     pub(crate) lease: Option<MarkerLease>,
-}
-
-/// Why an acquisition came to nothing.
-pub(crate) enum Failure {
-    /// With the holder, where the lock names one.
-    Core(Box<Error>, Option<Holder>),
-    /// A signal handler, `cancel_check` or a logging handler raised.
-    Python(PyErr),
-}
-
-impl Failure {
-    pub(crate) fn into_py(self, lock: &Bound<'_, NativeLock>, lock_file: &Bound<'_, PyAny>) -> PyErr {
-        match self {
-            Self::Core(error, holder) => match lock.getattr("_timeout_error") {
-                Ok(class) => errors::from_core_as(&class, lock_file, &error, holder),
-                Err(_) => errors::from_core(lock.py(), lock_file, &error, holder),
-            },
-            Self::Python(error) => error,
-        }
-    }
 }
 
 impl Configured {
@@ -128,35 +107,6 @@ impl Configured {
         }
     }
 
-    pub(crate) fn acquire_detached(
-        &self,
-        object: &Bound<'_, NativeLock>,
-        caller: &Caller,
-        path: &Path,
-        patience: Patience,
-        cancel_check: Option<&Py<PyAny>>,
-    ) -> Result<Level, Failure> {
-        let lock = object.as_any().as_unbound();
-        let mut watch = PythonWatch::new(caller, Some((lock, &self.lock_file)), cancel_check);
-        let mut acquire = || {
-            let acquired = self.lock.acquire(caller.owner, path, patience, &mut watch);
-            acquired.map_err(|error| {
-                let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
-                let holder = if is_late { self.lock.holder(error.path()) } else { None };
-                Failure::Core(Box::new(error), holder)
-            })
-        };
-        let acquired = match caller.hub_sleep {
-            // While this greenlet sleeps, others run on this very stack of attachments.
-            Some(_) => acquire(),
-            None => object.py().detach(acquire),
-        };
-        match (acquired, watch.error) {
-            (Err(_), Some(error)) => Err(Failure::Python(error)),
-            (acquired, _) => acquired,
-        }
-    }
-
     pub(crate) fn release_detached(
         &self,
         py: Python<'_>,
@@ -165,5 +115,32 @@ impl Configured {
     ) -> PyResult<Released> {
         let released = py.detach(|| self.lock.release(caller.owner, force));
         released.map_err(|error| errors::from_core(py, self.lock_file.bind(py), &error, None))
+    }
+
+    /// Whether `on_acquired` is to hear of it.
+    pub(crate) fn is_news(&self, level: Level) -> bool {
+        level == Level::First && self.policies.on_acquired().is_some()
+    }
+
+    /// Calls `on_acquired` with the descriptor by which the caller has come to hold the lock.
+    pub(crate) fn announce(&self, py: Python<'_>, caller: &Caller) -> PyResult<()> {
+        let Some(hook) = self.policies.on_acquired() else { return Ok(()) };
+        // None: a callback has released it, or forked.
+        let Some(descriptor) = self.descriptor(py, caller.owner)? else { return Ok(()) };
+        let hook = hook.bind(py);
+        let is_native = self.backend.as_ref().map_or(Ok(true), |backend| backend.is_held_below(py))?;
+        if ferrolock::ERRORS_ARE_WIN32 && is_native {
+            let lend = py.import("ferrolock._descriptor")?.getattr("lend")?;
+            return call::call(&lend, &(descriptor, hook).into_pyobject(py)?, None).map(drop);
+        }
+        call::call(hook, &(descriptor,).into_pyobject(py)?, None).map(drop)
+    }
+
+    /// Releases what the caller has just acquired, and will see an `error` instead of.
+    pub(crate) fn take_back(&self, py: Python<'_>, caller: &Caller, error: PyErr) -> PyErr {
+        match self.release_detached(py, caller, false) {
+            Ok(_) => error,
+            Err(failed) => errors::both(error.value(py), &failed),
+        }
     }
 }

@@ -13,14 +13,13 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use crate::backend::Finalizing;
 use crate::call;
 use crate::caller::{acquirer, caller, named_owner};
-use crate::configured::{Configured, Failure};
+use crate::configured::Configured;
 use crate::errors;
 use crate::known::known;
 use crate::lock::NativeLock;
 use crate::logging;
 use crate::once::Once;
 use crate::options;
-use crate::threads::tell_notices;
 
 /// The weak reference to the object whose `ring()` wakes the task, from when there is one.
 type Bell = Arc<PyOnceLock<Py<PyWeakrefReference>>>;
@@ -163,10 +162,11 @@ impl Asked for Py<NativeLock> {
 
     fn is_held(&self, py: Python<'_>, owner: OwnerId, level: Level) -> PyResult<bool> {
         let this = self.get().configured()?;
-        let told = tell_notices(py).and_then(|()| match logging::log(self.bind(py), &this.lock_file)? {
-            Some(log) => log.debug("Lock %s acquired on %s"),
-            None => Ok(()),
-        });
+        let told =
+            logging::tell_notices(py).and_then(|()| match logging::log(self.bind(py), &this.lock_file)? {
+                Some(log) => log.debug("Lock %s acquired on %s"),
+                None => Ok(()),
+            });
         if told.is_err() {
             // The caller sees an exception, so it must not have the lock.
             drop(py.detach(|| this.lock.release(owner, false)));
@@ -184,7 +184,7 @@ impl Asked for Py<NativeLock> {
             return deadlock(lock_file, "BaseAsyncFileLock");
         }
         let is_late = matches!(reason.error.kind(), ErrorKind::TimedOut(_));
-        let error = Failure::Core(Box::new(reason.error), reason.holder).into_py(lock, lock_file);
+        let error = errors::from_core_of(lock, lock_file, &reason.error, reason.holder);
         if !is_late {
             return error;
         }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use ferrolock::Descriptor;
+use ferrolock::{Descriptor, Watch};
 use pyo3::prelude::*;
 
 use crate::caller::caller;
 use crate::errors;
 use crate::options;
-use crate::watch::PythonWatch;
+use crate::watch::{Failure, PythonWatch};
 
 /// Locks the file of an open descriptor (on Windows a handle). False: somebody else has it, and it is not to be waited for.
 #[pyfunction]
@@ -23,13 +23,11 @@ pub(crate) fn lock_descriptor(
         if blocking { Some(options::positive_seconds("poll_interval", poll_interval)?) } else { None };
     let poll_interval = poll_interval.map(Duration::from_secs_f64);
     let caller = caller(py)?;
-    let mut watch = PythonWatch::new(&caller, None, None);
-    let mut lock = || ferrolock::lock_descriptor(descriptor, poll_interval, &mut watch);
-    let locked = if caller.hub_sleep.is_some() { lock() } else { py.detach(lock) };
-    match (locked, watch.error) {
-        (Ok(locked), _) => Ok(locked),
-        (Err(_), Some(error)) => Err(error),
-        (Err(error), None) => Err(match error.os_error() {
+    let lock = |watch: &mut dyn Watch| ferrolock::lock_descriptor(descriptor, poll_interval, watch);
+    match PythonWatch::new(&caller, None, None).over(py, lock, |_| None) {
+        Ok(locked) => Ok(locked),
+        Err(Failure::Python(error)) => Err(error),
+        Err(Failure::Core(error, _)) => Err(match error.os_error() {
             Some(cause) => errors::without_file(py, cause),
             None => errors::from_io(py, &std::io::ErrorKind::Unsupported.into(), error.path().as_os_str()),
         }),

@@ -16,7 +16,6 @@ use crate::errors;
 use crate::logging;
 use crate::quickness::Quickness;
 use crate::read_write::{Configured, NativeReadWriteLock, note_record_locks, refusal};
-use crate::threads::tell_notices;
 
 /// Where the door leads.
 struct Way {
@@ -89,7 +88,7 @@ impl Asked for Entering {
 
     fn is_held(&self, py: Python<'_>, owner: OwnerId, _level: Level) -> PyResult<bool> {
         let (way, this) = self.object.get().way()?;
-        let told = tell_notices(py);
+        let told = logging::tell_notices(py);
         match told {
             Ok(()) => NativeReadWriteLock::keep(way.lock.bind(py), this),
             // The caller sees an exception, so it must not have the lock.

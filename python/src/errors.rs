@@ -12,6 +12,7 @@ use pyo3::types::PyTuple;
 use crate::backend;
 use crate::call;
 use crate::known::known;
+use crate::lock::NativeLock;
 
 /// The `Timeout` for `lock_file`, which tells about the contended file when it is asked for its text.
 fn timeout(
@@ -52,6 +53,19 @@ fn timeout(
 /// The `Timeout`, of the kind that `class` is, for a wait that its caller ended.
 pub(crate) fn cancelled(class: &Bound<'_, PyAny>, lock_file: &Bound<'_, PyAny>) -> PyErr {
     timeout(class, lock_file, None, None)
+}
+
+/// Any error of the core about `lock`, whose class says what its `Timeout` is.
+pub(crate) fn from_core_of(
+    lock: &Bound<'_, NativeLock>,
+    lock_file: &Bound<'_, PyAny>,
+    error: &Error,
+    holder: Option<Holder>,
+) -> PyErr {
+    match lock.getattr("_timeout_error") {
+        Ok(class) => from_core_as(&class, lock_file, error, holder),
+        Err(_) => from_core(lock.py(), lock_file, error, holder),
+    }
 }
 
 /// Any error of the core about the lock object on `lock_file`.

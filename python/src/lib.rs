@@ -4,6 +4,7 @@
 //! options of subclasses, decorators) are in the Python package. No Python code runs while a mutex of the
 //! core is held.
 
+mod attributes;
 mod backend;
 mod call;
 mod caller;
@@ -27,7 +28,6 @@ mod quickness;
 mod read_write;
 mod settings;
 mod strict;
-mod threads;
 mod watch;
 
 use pyo3::prelude::*;
@@ -101,7 +101,7 @@ mod _native {
     #[pymodule_export]
     use super::lease::check_lease;
     #[pymodule_export]
-    use super::lock::NativeLock;
+    use super::lock::{NativeLock, note_overrides};
     #[pymodule_export]
     use super::mode_context::ModeContext;
     #[pymodule_export]

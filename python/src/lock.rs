@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use ferrolock::mechanism::MarkerLock;
-use ferrolock::record::Seconds;
-use ferrolock::{Descriptor, WaitsBy};
-use pyo3::IntoPyObjectExt;
+use ferrolock::{ErrorKind, Level, Patience, Released, Watch};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
@@ -15,7 +13,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::backend::Finalizing;
 use crate::call;
-use crate::caller::{acquirer, caller};
+use crate::caller::{Caller, acquirer, caller};
 use crate::configured::Configured;
 use crate::errors;
 use crate::given::{Given, LEASE};
@@ -26,9 +24,7 @@ use crate::options;
 use crate::policies::Policies;
 use crate::proxy::AcquireReturnProxy;
 use crate::settings::Settings;
-
-/// Process, host, terms, token, duration, start, and whether it is this process.
-type MarkerOwner = (u32, String, &'static str, Option<String>, Option<f64>, Option<String>, bool);
+use crate::watch::{Failure, PythonWatch};
 
 /// The fast half of `BaseFileLock`: everything that touches the core.
 ///
@@ -44,6 +40,15 @@ pub(crate) struct NativeLock {
     pub(crate) is_finalizing: AtomicBool,
 }
 
+/// Whether any class of this process, or any object, has an `acquire` or `release` of its own.
+static ARE_OVERRIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Says that a class has an `acquire` or `release` of its own, or may come to have one that nobody hears of.
+#[pyfunction]
+pub(crate) fn note_overrides() {
+    ARE_OVERRIDDEN.store(true, Ordering::Relaxed);
+}
+
 impl NativeLock {
     pub(crate) fn configured(&self) -> PyResult<&Configured> {
         self.configured.get().ok_or_else(|| {
@@ -56,13 +61,17 @@ impl NativeLock {
         lease.ok_or_else(|| PyRuntimeError::new_err("the lock is not a lease"))
     }
 
-    /// Whether `slf` has the native method `name`, and not one of a subclass or of the object itself.
+    /// Whether `slf` has the native method `name`, and not one of a subclass or of the object itself. Looking it up costs a
+    /// tenth of a nested `with`, so that nobody looks as long as nothing of this process has methods of its own.
     pub(crate) fn is_native(
         &self,
         slf: &Bound<'_, Self>,
         name: &Py<PyString>,
         native: &Py<PyAny>,
     ) -> PyResult<bool> {
+        if !ARE_OVERRIDDEN.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
         Ok(!self.has_own_methods.load(Ordering::Relaxed) && slf.get_type().getattr(name)?.is(native))
     }
 }
@@ -242,206 +251,102 @@ impl NativeLock {
 
     /// Has `with` and the proxy use methods that are set on the object itself.
     fn _note_own_methods(&self) {
+        note_overrides();
         self.has_own_methods.store(true, Ordering::Relaxed);
     }
+}
 
-    /// The path of the lock file, as it was given.
-    #[getter]
-    fn lock_file(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Ok(self.configured()?.lock_file.clone_ref(py))
+impl NativeLock {
+    /// What `acquire` does, without the object that it returns.
+    pub(crate) fn acquire_for(
+        slf: &Bound<'_, Self>,
+        caller: &Caller,
+        settings: Settings,
+        cancel_check: Option<&Py<PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get().configured()?;
+        if slf.get().is_finalizing.load(Ordering::SeqCst) {
+            return Err(PyRuntimeError::new_err("the lock object is being finalized"));
+        }
+        let timeout = options::patience(settings.timeout_seconds, settings.blocking)?;
+        let log = logging::log(slf.as_any(), &this.lock_file)?;
+        let mut level = Level::Nested;
+        if !this.lock.nest(caller.owner) {
+            let path = this.path()?;
+            if let Some(log) = &log {
+                log.debug("Attempting to acquire lock %s on %s")?;
+            }
+            let poll_interval = Duration::from_secs_f64(settings.poll_interval_seconds);
+            let patience = Patience { timeout, poll_interval, lifetime: settings.lifetime() };
+            let watch =
+                PythonWatch::new(caller, Some((slf.as_any().as_unbound(), &this.lock_file)), cancel_check);
+            let acquire = |watch: &mut dyn Watch| this.lock.acquire(caller.owner, path, patience, watch);
+            match watch.over(py, acquire, |path| this.lock.holder(path)) {
+                Ok(acquired) => level = acquired,
+                Err(Failure::Python(error)) => return Err(error),
+                Err(Failure::Core(error, holder)) => {
+                    if let (Some(log), ErrorKind::TimedOut(_)) = (&log, error.kind()) {
+                        log.debug(if settings.blocking {
+                            "Timeout on acquiring lock %s on %s"
+                        } else {
+                            "Failed to immediately acquire lock %s on %s"
+                        })?;
+                    }
+                    return Err(errors::from_core_of(slf, this.lock_file.bind(py), &error, holder));
+                }
+            }
+        }
+        let told = logging::tell_notices(py).and_then(|()| match &log {
+            Some(log) => log.debug("Lock %s acquired on %s"),
+            None => Ok(()),
+        });
+        told.and_then(|()| if this.is_news(level) { this.announce(py, caller) } else { Ok(()) })
+            .map_err(|error| this.take_back(py, caller, error))
     }
 
-    /// How a wait for the lock would go on: `"kernel"` or `"polling"`.
-    #[getter]
-    fn waits_by(&self, py: Python<'_>) -> PyResult<&'static str> {
-        let path = self.configured()?.path()?;
-        let is_greenlet = caller(py)?.hub_sleep.is_some();
-        let waits_by = py.detach(|| self.configured.get().map(|configured| configured.lock.waits_by(path)));
-        Ok(logging::name(waits_by.filter(|_| !is_greenlet).unwrap_or(WaitsBy::Polling)))
-    }
-
-    /// Whether this thread holds the lock.
-    #[getter]
-    fn is_locked(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.lock_counter(py)? > 0)
-    }
-
-    /// How many levels of the hold are left to release; 0 is unheld.
-    #[getter]
-    fn lock_counter(&self, py: Python<'_>) -> PyResult<u32> {
-        Ok(self.configured()?.lock.depth(caller(py)?.owner))
-    }
-
-    /// Whether there is one lock object for each path and class.
-    #[getter]
-    fn is_singleton(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let passed = self.configured()?.is_singleton.as_ref();
-        passed.map_or_else(|| false.into_py_any(py), |value| Ok(value.clone_ref(py)))
-    }
-
-    /// One attempt, for a class that has steps of its own over it.
-    fn _attempt(&self, py: Python<'_>) -> PyResult<()> {
-        let this = self.configured()?;
-        match &this.backend {
-            Some(backend) => backend.attempt_below(py, this.lock_file.bind(py)),
-            None => Err(PyRuntimeError::new_err("_acquire() is for acquire() to call")),
+    /// Releases one level of the caller, or with `force` all.
+    pub(crate) fn release_levels(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get().configured()?;
+        // Who is told that a hold was lost may release it, on a thread that has none.
+        if !force && this.lease.as_ref().is_some_and(|lease| lease.listener.is_telling()) {
+            let released = py.detach(|| this.lock.release_lost());
+            return released.map_err(|error| errors::from_core(py, this.lock_file.bind(py), &error, None));
+        }
+        let caller = caller(py)?;
+        if !force && this.lock.unnest(caller.owner) {
+            return Ok(());
+        }
+        // An interrupt or a handler may raise while the log is told: the lock is released all the same.
+        let log = logging::log(slf.as_any(), &this.lock_file)
+            .map(|log| log.filter(|_| this.lock.depth(caller.owner) > 0));
+        let told = match &log {
+            Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
+            _ => Ok(()),
+        };
+        let released = this.release_detached(py, &caller, force)?;
+        told?;
+        match (log?, released) {
+            (Some(log), Released::Unlocked) => log.debug("Lock %s released on %s"),
+            _ => Ok(()),
         }
     }
 
-    /// Gives back what an attempt got.
-    fn _give_back(&self, py: Python<'_>) -> PyResult<()> {
-        let this = self.configured()?;
-        match &this.backend {
-            Some(backend) => backend.release_below(py, this.lock_file.bind(py)),
-            None => Err(PyRuntimeError::new_err("_release() is for release() to call")),
+    /// Calls `release()` as the object's class has it: a subclass may have its own.
+    fn release_as_overridden(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let known = known(slf.py())?;
+        if slf.get().is_native(slf, &known.names.release, &known.native_release)? {
+            return Self::release_levels(slf, false);
         }
+        call::method0(slf, &known.names.release).map(drop)
     }
 
-    /// The descriptor by which this thread holds the lock; on Windows the handle, unless the mechanism is Python's.
-    #[getter(_descriptor)]
-    fn get_descriptor(&self, py: Python<'_>) -> PyResult<Option<Descriptor>> {
-        self.configured()?.descriptor(py, caller(py)?.owner)
-    }
-
-    #[setter(_descriptor)]
-    fn set_descriptor(&self, py: Python<'_>, value: Option<Descriptor>) -> PyResult<()> {
-        match &self.configured()?.backend {
-            Some(backend) => backend.set_descriptor(py, value),
-            None => Err(PyRuntimeError::new_err("lock_file_fd can be set in _acquire() only")),
-        }
-    }
-
-    /// One of the options that cannot change and are rarely given.
-    fn _policy(&self, py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
-        self.configured()?.policies.get(py, name)
-    }
-
-    /// Whether each thread has a hold and a count of its own.
-    fn is_thread_local(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Ok(self.configured()?.thread_local.clone_ref(py))
-    }
-
-    /// The permission bits of a lock file that has to be created; 0o644 where none were given.
-    #[getter]
-    fn mode(&self) -> PyResult<u32> {
-        Ok(self.configured()?.mode.unwrap_or(0o644))
-    }
-
-    /// Whether a mode was given: then it is set exactly, whatever the umask.
-    #[getter]
-    fn has_explicit_mode(&self) -> PyResult<bool> {
-        Ok(self.configured()?.mode.is_some())
-    }
-
-    /// The age in seconds at which a marker counts as abandoned, or None.
-    #[getter(_lifetime)]
-    fn get_lifetime(&self, py: Python<'_>) -> PyResult<Option<f64>> {
-        Ok(self.configured()?.settings.get(py).lifetime().map(|lifetime| lifetime.as_secs_f64()))
-    }
-
-    #[setter(_lifetime)]
-    fn set_lifetime(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let settings = &self.configured()?.settings;
-        settings.set(py, Settings { lifetime_seconds: options::lifetime(value)?, ..settings.get(py) })
-    }
-
-    /// The process that the marker at the path names as its owner.
-    fn _marker_pid(&self, py: Python<'_>) -> PyResult<Option<u32>> {
-        let path = self.configured()?.path()?;
-        Ok(py.detach(|| MarkerLock::content(path).and_then(|content| content.pid())))
-    }
-
-    /// Whether the marker at the path names this very process.
-    fn _is_marker_own(&self, py: Python<'_>) -> PyResult<bool> {
-        let path = self.configured()?.path()?;
-        Ok(py.detach(|| MarkerLock::is_held_by_this_process(path)))
-    }
-
-    /// What the marker at the path says of its owner and its terms, and whether it names this very process: process, host,
-    /// terms, token, duration and start.
-    fn _marker_owner(&self, py: Python<'_>) -> PyResult<Option<MarkerOwner>> {
-        let path = self.configured()?.path()?;
-        Ok(py.detach(|| {
-            let tenancy = MarkerLock::tenancy(path)?;
-            let is_own = MarkerLock::is_own(&tenancy.owner);
-            let start = tenancy.owner.start.map(|start| start.to_string());
-            let duration = tenancy.duration.map(Seconds::get);
-            let (pid, host) = (tenancy.owner.pid, tenancy.owner.host);
-            Some((pid, host, tenancy.mode.name(), tenancy.token, duration, start, is_own))
-        }))
-    }
-
-    /// For how long others must see the marker unchanged to take it, in seconds.
-    #[getter(_lease_duration)]
-    fn lease_duration(&self) -> PyResult<f64> {
-        Ok(self.lease()?.duration)
-    }
-
-    /// Seconds between two refreshes of the marker.
-    #[getter(_heartbeat_interval)]
-    fn heartbeat_interval(&self) -> PyResult<f64> {
-        Ok(self.lease()?.heartbeat)
-    }
-
-    /// What is called when a hold is lost.
-    #[getter(_on_compromise)]
-    fn on_compromise(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        Ok(self.lease()?.listener.on_compromise(py))
-    }
-
-    /// What this thread's hold is known by.
-    #[getter(_token)]
-    fn token(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        Ok(self.configured()?.lock.token(caller(py)?.owner))
-    }
-
-    /// How this thread's hold was lost, or the last one.
-    #[getter(_compromise)]
-    fn compromise<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let token = self.token(py)?;
-        self.lease()?.compromise(self.configured()?.lock_file.bind(py), token.as_deref())
-    }
-
-    /// Removes the marker at the path, whoever it belongs to.
-    fn _remove_marker(&self, py: Python<'_>) -> PyResult<()> {
-        let path = self.configured()?.path()?;
-        let removed = py.detach(|| MarkerLock::remove(path));
-        removed.map_err(|error| errors::from_io(py, &error, path.as_os_str()))
-    }
-
-    #[getter(_timeout)]
-    fn get_timeout(&self, py: Python<'_>) -> PyResult<f64> {
-        Ok(self.configured()?.settings.get(py).timeout_seconds)
-    }
-
-    #[setter(_timeout)]
-    fn set_timeout(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let settings = &self.configured()?.settings;
-        settings.set(py, Settings { timeout_seconds: options::timeout(value)?, ..settings.get(py) })
-    }
-
-    /// Whether `acquire` waits.
-    #[getter]
-    fn get_blocking(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.configured()?.settings.get(py).blocking)
-    }
-
-    #[setter]
-    fn set_blocking(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let settings = &self.configured()?.settings;
-        settings.set(py, Settings { blocking: options::blocking(value)?, ..settings.get(py) })
-    }
-
-    /// Seconds between two questions of `cancel_check`, and the longest pause of a waiter that polls.
-    #[getter]
-    fn get_poll_interval(&self, py: Python<'_>) -> PyResult<f64> {
-        Ok(self.configured()?.settings.get(py).poll_interval_seconds)
-    }
-
-    #[setter]
-    fn set_poll_interval(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let settings = &self.configured()?.settings;
-        let poll_interval_seconds = options::poll_interval(value)?;
-        settings.set(py, Settings { poll_interval_seconds, ..settings.get(py) })
+    /// Releases at the end of a `with` whose body has raised `error`, or None.
+    pub(crate) fn leave(slf: &Bound<'_, Self>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::release_as_overridden(slf).map_err(|failed| {
+            let groups = slf.get().configured().is_ok_and(|this| this.policies.groups_errors());
+            if groups && !error.is_none() { errors::both(error, &failed) } else { failed }
+        })
     }
 }

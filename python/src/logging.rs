@@ -1,6 +1,9 @@
-//! The messages of the logger "filelock", as filelock words them.
+//! What happens to locks, told: the messages of the logger "filelock", as filelock words them, and warnings.
+
+use std::ffi::CString;
 
 use ferrolock::WaitsBy;
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyTuple};
 
@@ -94,4 +97,13 @@ impl Log<'_> {
         let arguments = (message, self.lock, &self.lock_file, seconds);
         call::method1(&self.logger, "debug", arguments).map(drop)
     }
+}
+
+/// Warns of what the core has noticed about file systems.
+pub(crate) fn tell_notices(py: Python<'_>) -> PyResult<()> {
+    for notice in ferrolock::take_notices() {
+        let text = CString::new(notice).unwrap_or_default();
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
+    }
+    Ok(())
 }

@@ -6,14 +6,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferrolock::mechanism::{ByteRangeLock, Mechanism, Mode, expect_record_locks};
-use ferrolock::{Error, ErrorKind, Patience, ReadWrite, Timeout};
+use ferrolock::{Error, ErrorKind, Patience, ReadWrite, Timeout, Watch};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::caller::{acquirer, caller};
-use crate::configured::Failure;
 use crate::errors;
 use crate::given::{UnusablePath, fspath, usable_path};
 use crate::known::known;
@@ -21,7 +20,7 @@ use crate::lease::{self, ReadWriteLease};
 use crate::mode_context::ModeContext;
 use crate::options;
 use crate::proxy::AcquireReturnProxy;
-use crate::watch::PythonWatch;
+use crate::watch::{Failure, PythonWatch};
 
 /// A lock object of the core, and what Python wants to know of it.
 pub(crate) struct Configured {
@@ -96,28 +95,17 @@ impl NativeReadWriteLock {
         let patience = this.patience(timeout, blocking)?;
         let caller = acquirer(py)?;
         note_record_locks(py)?;
-        let mut watch = PythonWatch::new(&caller, Some((slf.as_any().as_unbound(), &this.lock_file)), None);
-        let mut acquire = || {
-            let acquired = this.lock.acquire(caller.owner, mode, &this.path, patience, &mut watch);
-            acquired.map_err(|error| {
-                let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
-                let holder = if is_late { this.lock.holder(error.path()) } else { None };
-                Failure::Core(Box::new(error), holder)
-            })
-        };
-        let acquired = match caller.hub_sleep {
-            // While this greenlet sleeps, others run on this very stack of attachments.
-            Some(_) => acquire(),
-            None => py.detach(acquire),
-        };
-        match (acquired, watch.error) {
-            (Ok(()), _) => {
+        let watch = PythonWatch::new(&caller, Some((slf.as_any().as_unbound(), &this.lock_file)), None);
+        let acquire =
+            |watch: &mut dyn Watch| this.lock.acquire(caller.owner, mode, &this.path, patience, watch);
+        match watch.over(py, acquire, |path| this.lock.holder(path)) {
+            Ok(()) => {
                 Self::keep(slf, this);
                 Ok(AcquireReturnProxy::new(slf.clone().into_any().unbind()))
             }
-            (Err(Failure::Core(error, holder)), None) => Err(refusal(slf.as_any(), this, mode, &error)
+            Err(Failure::Core(error, holder)) => Err(refusal(slf.as_any(), this, mode, &error)
                 .unwrap_or_else(|| errors::from_core(py, this.lock_file.bind(py), &error, holder))),
-            (Err(Failure::Python(error)), None) | (Err(_), Some(error)) => Err(error),
+            Err(Failure::Python(error)) => Err(error),
         }
     }
 

@@ -1,9 +1,11 @@
 //! What a waiting acquisition asks of Python: signals, `cancel_check`, the log.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
-use ferrolock::{Stop, WaitsBy, Watch};
+use ferrolock::mechanism::Holder;
+use ferrolock::{Error, ErrorKind, Stop, WaitsBy, Watch};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -58,7 +60,36 @@ fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     main.eq(call::method0(&threading, "get_ident")?)
 }
 
+/// Why an acquisition came to nothing.
+pub(crate) enum Failure {
+    /// With the holder, where the lock names one.
+    Core(Box<Error>, Option<Holder>),
+    /// A signal handler, `cancel_check` or a logging handler raised.
+    Python(PyErr),
+}
+
 impl<'a> PythonWatch<'a> {
+    /// Runs an acquisition of the core under this watch, and where it was late asks who holds the lock.
+    pub(crate) fn over<T: Send>(
+        mut self,
+        py: Python<'_>,
+        acquire: impl FnOnce(&mut dyn Watch) -> Result<T, Error> + Send,
+        holder: impl FnOnce(&Path) -> Option<Holder> + Send,
+    ) -> Result<T, Failure> {
+        let caller = self.caller;
+        let acquired = caller.away(py, || {
+            acquire(&mut self).map_err(|error| {
+                let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
+                let holder = if is_late { holder(error.path()) } else { None };
+                Failure::Core(Box::new(error), holder)
+            })
+        });
+        match (acquired, self.error) {
+            (Err(_), Some(error)) => Err(Failure::Python(error)),
+            (acquired, _) => acquired,
+        }
+    }
+
     pub(crate) fn new(
         caller: &'a Caller,
         subject: Option<(&'a Py<PyAny>, &'a Py<PyAny>)>,

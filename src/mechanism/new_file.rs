@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::folder::Folder;
 use crate::fork::{self, Tracked};
-use crate::sys::{FileId, names};
+use crate::sys::{self, FileId, names};
 
 /// What is older than this when it gets its name is stamped anew: a contender with a `lifetime` must not find a fresh
 /// lock already old. Only somebody who was stopped in between is so slow.
@@ -110,7 +110,7 @@ pub(super) fn freshen(made: &Tracked, begin: Instant) -> io::Result<()> {
 pub(super) fn random_hex() -> String {
     // The operating system's, for each thread.
     let secret = std::collections::hash_map::RandomState::new();
-    let here = (std::process::id(), fork::generation(), Instant::now());
+    let here = (sys::own_pid(), fork::generation(), Instant::now());
     format!("{:016x}{:016x}", secret.hash_one((0, here)), secret.hash_one((1, here)))
 }
 

@@ -14,3 +14,8 @@ pub(crate) fn mark_process() -> bool {
     let own = std::process::id();
     NUMBER.swap(own, Ordering::Relaxed) != own
 }
+
+/// The number of this process.
+pub(crate) fn own_pid() -> u32 {
+    std::process::id()
+}

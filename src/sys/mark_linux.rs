@@ -29,6 +29,14 @@ pub(crate) fn mark_process() -> bool {
     page().unwrap_or(&NUMBER).swap(own, Ordering::Relaxed) != own
 }
 
+/// The number of this process. Where it is marked, its mark is that number, and the operating system need not be asked.
+pub(crate) fn own_pid() -> u32 {
+    match page().map(|mark| mark.load(Ordering::Relaxed)) {
+        Some(marked) if marked != 0 => marked,
+        Some(_) | None => std::process::id(),
+    }
+}
+
 #[expect(unsafe_code, reason = "a pointer to a page of memory")]
 fn page() -> Option<&'static AtomicU32> {
     // SAFETY: null, or a page from `map_page`: aligned, readable and writable, never unmapped, and used through this

@@ -23,7 +23,7 @@
 //! | `spawn_masked` | a thread that takes no signals |
 //! | `special_file_error` | the error for what is there but is no regular file |
 //! | `Descriptor`, `descriptor`, `close_inherited`, `install_fork_handlers` | forks |
-//! | `mark_process`, `is_process_marked` | whether this is still the same process, in a file of its own |
+//! | `mark_process`, `is_process_marked`, `own_pid` | whether this is still the same process, and which one; in a file of its own |
 //! | `possible_holder` | which process may hold a file |
 //! | [`names`] | creating, linking, exchanging and removing the names in a folder, in a file of its own |
 //! | [`ranges`] | the bytes that SQLite locks, in a file of its own |
@@ -128,7 +128,7 @@ pub(crate) use line::{
 #[cfg(any(force_unsupported, not(target_os = "linux")))]
 pub(crate) use line::{interrupt, spawn, spawn_quiet};
 
-pub(crate) use mark::{is_process_marked, mark_process};
+pub(crate) use mark::{is_process_marked, mark_process, own_pid};
 
 pub use platform::{Descriptor, ERRORS_ARE_WIN32, MECHANISM};
 pub(crate) use platform::{

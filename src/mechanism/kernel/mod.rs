@@ -58,15 +58,28 @@ pub struct KernelLock {
     /// The owner of the file that was last locked at the path, and one. It was a regular one, so that it need not be
     /// looked at before it is opened again; and who was trusted here is trusted again.
     known_owner: AtomicU64,
+    /// When nobody was last seen to stand in line, in nanoseconds since the machine began.
+    unlined_at: AtomicU64,
 }
+
+/// For how long it counts that nobody stood in line: the question costs a tenth of a cycle, and who takes the lock again
+/// and again with nothing in between need not ask each time. Somebody who waits is overtaken for so long at the most,
+/// which is less than it takes to wake him.
+const UNLINED_FOR: u64 = 20_000;
 
 impl KernelLock {
     /// A lock whose file, if it has to be created, gets the permission bits `mode` exactly; `None` leaves
     /// them to the umask.
     #[must_use]
     pub fn new(mode: Option<u32>) -> Self {
-        let known_owner = AtomicU64::new(0);
-        Self { mode, falls_back: true, removes_file: false, close_errors: None, known_owner }
+        Self {
+            mode,
+            falls_back: true,
+            removes_file: false,
+            close_errors: None,
+            known_owner: AtomicU64::new(0),
+            unlined_at: AtomicU64::new(0),
+        }
     }
 
     /// On a file system where the lock does nothing, or does not exist, fail instead of going by a marker.
@@ -236,7 +249,7 @@ impl KernelLock {
         };
         let id = tracked.facts().id;
         let Some(file) = tracked.file() else { return Ok(Locked::Interrupted) };
-        if manners == Manners::Polite && sys::is_line_occupied(file, id) {
+        if manners == Manners::Polite && self.is_line_occupied(file, id) {
             return Ok(Locked::Contended(Some(id)));
         }
         match sys::try_lock(file) {
@@ -258,6 +271,17 @@ impl KernelLock {
                 }
             },
         }
+    }
+
+    /// Whether somebody stands in line, or hardly stood there a moment ago.
+    fn is_line_occupied(&self, file: &File, id: FileId) -> bool {
+        let now = u64::try_from(sys::process::since_boot().as_nanos()).unwrap_or(u64::MAX);
+        if now.saturating_sub(self.unlined_at.load(Ordering::Relaxed)) < UNLINED_FOR {
+            return false;
+        }
+        let is_occupied = sys::is_line_occupied(file, id);
+        self.unlined_at.store(if is_occupied { 0 } else { now }, Ordering::Relaxed);
+        is_occupied
     }
 
     /// How the file at the path will go, if it is to.

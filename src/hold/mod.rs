@@ -11,16 +11,20 @@
 //!
 //! Slots change under a mutex, and no system call and nothing of the caller's runs while it is locked.
 
+mod slots;
+
 use std::mem;
 use std::path::Path;
 use std::thread;
+
+use slots::{Levels, Phase, Slot};
 
 use crate::error::{Error, ErrorKind};
 use crate::fork::{self, ForkMutex};
 use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::registry::{self, Held, LockId};
-use crate::sys::{self, Descriptor, FileId};
+use crate::sys::{self, Descriptor};
 use crate::time::Deadline;
 use crate::wait::{self, Answer, Contender, FAR, Nesting, Party, Patience, Target, WaitsBy, Watch};
 
@@ -62,64 +66,6 @@ pub struct Lock {
     mechanism: Box<dyn Mechanism>,
     scope: Scope,
     slots: ForkMutex<Vec<Slot>>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    /// `None`: the one slot of [`Scope::Shared`].
-    owner: Option<OwnerId>,
-    /// Whether the owner can still release. That of the last to acquire.
-    liveness: Liveness,
-    phase: Phase,
-    /// Those in the wait loop for this slot.
-    waiting: Vec<OwnerId>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Free,
-    Busy,
-    Held { guard: Box<dyn Guard>, depth: u32 },
-}
-
-impl Phase {
-    fn is_lost(&self) -> bool {
-        matches!(self, Self::Held { guard, .. } if guard.is_lost())
-    }
-}
-
-/// How much of a hold is released.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Levels {
-    One,
-    All,
-    /// All, if it was lost.
-    AllLost,
-}
-
-impl Slot {
-    fn file(&self) -> Option<FileId> {
-        match &self.phase {
-            Phase::Held { guard, .. } => Some(guard.file()),
-            Phase::Free | Phase::Busy => None,
-        }
-    }
-
-    /// Counts one level more if it is held. Of a hold that was lost there is none until it is released.
-    fn nest(&mut self) -> Nesting {
-        match &mut self.phase {
-            lost if lost.is_lost() => Nesting::Refused(ErrorKind::Compromised),
-            Phase::Held { depth, .. } => {
-                *depth += 1;
-                Nesting::Nested
-            }
-            Phase::Free | Phase::Busy => Nesting::No,
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Free) && self.waiting.is_empty()
-    }
 }
 
 impl Lock {
