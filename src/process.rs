@@ -72,24 +72,26 @@ pub(crate) fn fate(record: &Record, is_local: bool) -> Fate {
     if record.start.is_some_and(|start| start.boot != 0 && boot != 0 && start.boot != boot) {
         return if is_local { Fate::Dead } else { Fate::Foreign };
     }
-    if is_gone(record.pid, record.start, birth) { Fate::Dead } else { Fate::Alive }
+    if is_gone(record.pid, record.start, boot, birth) { Fate::Dead } else { Fate::Alive }
 }
 
 /// What became of the process `pid`, if it is one of this machine.
 pub(crate) fn fate_of_bare(pid: u32) -> Fate {
-    if is_gone(pid, None, birth()) { Fate::Dead } else { Fate::Alive }
+    if is_gone(pid, None, 0, birth()) { Fate::Dead } else { Fate::Alive }
 }
 
 /// Whether no process of this machine can be the one that was called `pid`, here or in a namespace below, and that
 /// began at `start`.
-fn is_gone(pid: u32, start: Option<StartToken>, birth: Birth) -> bool {
+///
+/// `boot`: this start of the machine.
+fn is_gone(pid: u32, start: Option<StartToken>, boot: u128, birth: Birth) -> bool {
     let is_another = match os::is_running(pid) {
         None => return false,
         Some(false) => true,
-        Some(true) => {
-            let current = start_of(pid);
-            start.is_some_and(|start| current.is_some_and(|current| !current.matches(&start)))
-        }
+        Some(true) => start.is_some_and(|start| {
+            let current = os::start_time(pid).map(|time| StartToken { boot, time });
+            current.is_some_and(|current| !current.matches(&start))
+        }),
     };
     // Who is in a namespace names it in the host field, so those below matter to the machine's own only.
     let is_below = || birth.pid_namespace.is_none() && os::may_run_below(pid, start.map(|start| start.time));

@@ -1,8 +1,9 @@
 //! Linux: processes by pidfd and `/proc`.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use once_cell::race::OnceBox;
@@ -48,16 +49,25 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     if is_time_shifted() || !is_proc_ours() {
         return None;
     }
-    ticks(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    ticks(&read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Whether `/proc` shows the processes of this PID namespace. That of another, above or below, calls them by other
 /// numbers, or does not have them: after `nsenter` with only some of the namespaces, for one.
 fn is_proc_ours() -> bool {
-    let status = fs::read("/proc/self/status").unwrap_or_default();
+    let status = read("/proc/self/status").unwrap_or_default();
     // One number for each namespace from that of the list down to the process's own. Old kernels tell the first only.
     let shown = pids(&status, b"NSpid:").or_else(|| pids(&status, b"Pid:"));
     shown.is_some_and(|pids| pids == [std::process::id()])
+}
+
+/// Reads a file that the kernel writes as it is read, and knows no length of: in one call, where `fs::read` feels its way in
+/// a dozen.
+fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    const PAGE: usize = 4096;
+    let mut content = Vec::with_capacity(PAGE);
+    File::open(path)?.take(16 * PAGE as u64).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// The 22nd field; the second, the command in brackets, may hold anything.
@@ -117,9 +127,9 @@ pub(crate) fn may_run_below(pid: u32, start: Option<u64>) -> bool {
     if !is_proc_ours() {
         return true;
     }
-    let (Ok(_), Ok(processes)) = (fs::read("/proc/1/status"), fs::read_dir("/proc")) else { return true };
+    let (Ok(_), Ok(processes)) = (read("/proc/1/status"), fs::read_dir("/proc")) else { return true };
     let mut numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    numbers.any(|outer| match fs::read(format!("/proc/{outer}/status")) {
+    numbers.any(|outer| match read(format!("/proc/{outer}/status")) {
         Ok(status) if innermost_pid(&status) == Some(pid) => {
             let began = start_time(outer);
             start.is_none() || began.is_none() || began == start
