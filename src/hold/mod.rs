@@ -90,10 +90,10 @@ impl Lock {
     /// lost: [`Lock::acquire`] says so.
     #[must_use]
     pub fn nest(&self, owner: OwnerId) -> bool {
-        self.nesting(owner) == Nesting::Nested
+        self.try_nest(owner) == Nesting::Nested
     }
 
-    fn nesting(&self, owner: OwnerId) -> Nesting {
+    fn try_nest(&self, owner: OwnerId) -> Nesting {
         let key = self.key(owner);
         let mut slots = self.slots.lock();
         slots.iter_mut().find(|slot| slot.owner == key).map_or(Nesting::No, Slot::nest)
@@ -154,7 +154,7 @@ impl Lock {
             deadline: Deadline::begin(patience.timeout),
             poll_interval: patience.poll_interval.min(FAR),
             lifetime: patience.lifetime,
-            nest: &|| self.nesting(owner),
+            nest: &|| self.try_nest(owner),
         };
         let first = self.mechanism.try_acquire(path, contender.first_terms());
         match contender.go_on(first, None, watch, || Waiting::enter(self, owner))? {
@@ -378,7 +378,7 @@ impl Target for Lock {
     }
 
     fn nest_for(&self, party: Party) -> Nesting {
-        self.nesting(party.owner)
+        self.try_nest(party.owner)
     }
 
     fn commit_for(&self, party: Party, guard: Box<dyn Guard>) -> Result<Level, ErrorKind> {

@@ -188,13 +188,15 @@ impl Ticket {
     fn away<R>(&self, callback: impl FnOnce() -> R) -> R {
         self.set_away(true);
         let result = callback();
-        if !self.is_inherited() {
-            self.set_away(false);
-        }
+        self.set_away(false);
         result
     }
 
     fn set_away(&self, is_away: bool) {
+        // A thread of the parent may have held the mutex at the fork. It has none in the child, which would wait for ever.
+        if self.is_inherited() {
+            return;
+        }
         let mut state = self.queue.lock();
         if let Some(entry) = state.waiters.iter_mut().find(|entry| entry.ticket == self.id) {
             entry.is_away = is_away;
@@ -482,5 +484,26 @@ pub(super) fn wait(
             }
             Step::Sleep => ticket.sleep(known, limit),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two callbacks may follow each other, and the first one fork.
+    #[test]
+    fn who_was_forked_out_of_a_queue_leaves_its_mutex_alone() {
+        let ticket = Queue::join(Path::new("/forked.lock"), LockId(0));
+        let inherited = Ticket {
+            queue: Arc::clone(&ticket.queue),
+            id: ticket.id,
+            wake: Arc::clone(&ticket.wake),
+            generation: ticket.generation + 1,
+        };
+        let at_the_fork = ticket.queue.lock();
+        assert!(inherited.away(|| true));
+        drop(inherited);
+        drop(at_the_fork);
     }
 }
