@@ -1,4 +1,4 @@
-//! What a lock object is once it is constructed, and its calls into the core.
+//! What a lock object is once it is constructed, its release, and what may follow an acquisition.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -28,7 +28,7 @@ use crate::watch::{Failure, PythonWatch};
 
 /// The fast half of `BaseFileLock`: everything that touches the core.
 ///
-/// It is constructed empty and filled by `_configure`, which `BaseFileLock.__init__` calls: a subclass may
+/// It is constructed empty and filled by `_configure`, which `FileLockMeta` or `BaseFileLock.__init__` calls: a subclass may
 /// rewrite the arguments on their way there.
 #[pyclass(subclass, frozen, module = "ferrolock._native")]
 pub(crate) struct NativeLock {
