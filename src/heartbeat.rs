@@ -21,6 +21,7 @@ pub(crate) trait Beat: Debug + Send + Sync {
 /// When the next beat is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
+    /// So long after this one began: the lease counts from there, however long the refresh took.
     In(Duration),
     /// The lease is over, or lost.
     Never,
@@ -60,12 +61,11 @@ impl Entry {
 
 static WORKERS: ForkMutex<Vec<Arc<Worker>>> = ForkMutex::new();
 
-/// Has `beat` called after `first`, and then as it says itself, until [`stop`].
+/// Has `beat` called when it is `due`, and then as it says itself, until [`stop`]. One that is called already is due then.
 ///
 /// # Errors
 /// Those of starting a thread.
-pub(crate) fn start(device: u64, beat: &Arc<dyn Beat>, first: Duration) -> io::Result<()> {
-    let due = Instant::now() + first;
+pub(crate) fn start(device: u64, beat: &Arc<dyn Beat>, due: Instant) -> io::Result<()> {
     let is_ours = |worker: &&Arc<Worker>| worker.device == device;
     let known = WORKERS.lock().iter().find(is_ours).map(Arc::clone);
     let entry = Entry { beat: Arc::clone(beat), due };
@@ -109,6 +109,7 @@ impl Worker {
         }
         // Waking it is a system call, and mostly it looks up in time.
         let is_late = plan.wakes.is_some_and(|wakes| wakes > entry.due);
+        plan.entries.retain(|other| !other.is(&entry.beat));
         plan.entries.push(entry);
         drop(plan);
         if is_late {
@@ -139,14 +140,16 @@ impl Worker {
             }
             drop(plan);
             for entry in due {
+                let begun = Instant::now();
                 let next = entry.beat.beat();
                 let mut plan = self.plan();
+                // What was begun anew meanwhile is due at another time, and this says nothing of it.
+                let same = |other: &Entry| other.is(&entry.beat) && other.due == entry.due;
                 match next {
-                    Next::Never => plan.entries.retain(|other| !other.is(&entry.beat)),
+                    Next::Never => plan.entries.retain(|other| !same(other)),
                     Next::In(pause) => {
-                        let due = Instant::now() + pause;
-                        let same = plan.entries.iter_mut().filter(|other| other.is(&entry.beat));
-                        same.for_each(|other| other.due = due);
+                        let same = plan.entries.iter_mut().filter(|other| same(other));
+                        same.for_each(|other| other.due = begun + pause);
                     }
                 }
             }
@@ -165,6 +168,7 @@ mod tests {
 
     #[derive(Debug, Default)]
     struct Counted {
+        begun: AtomicUsize,
         beats: AtomicUsize,
         ends_at: usize,
         is_frozen: AtomicBool,
@@ -172,6 +176,7 @@ mod tests {
 
     impl Beat for Counted {
         fn beat(&self) -> Next {
+            self.begun.fetch_add(1, Ordering::SeqCst);
             while self.is_frozen.load(Ordering::SeqCst) {
                 sleep(TICK);
             }
@@ -196,7 +201,7 @@ mod tests {
 
     fn begin(device: u64, counted: &Arc<Counted>) -> Arc<dyn Beat> {
         let beat: Arc<dyn Beat> = Arc::clone(counted) as Arc<dyn Beat>;
-        start(device, &beat, TICK).expect("a thread can be started");
+        start(device, &beat, Instant::now() + TICK).expect("a thread can be started");
         beat
     }
 
@@ -221,6 +226,60 @@ mod tests {
         assert_eq!(counted.count(), 2);
     }
 
+    /// When each beat began and ended, of a refresh that takes as long as the pause after it.
+    #[derive(Debug, Default)]
+    struct Slow(Mutex<Vec<[Instant; 2]>>);
+
+    const SLOW: Duration = Duration::from_millis(100);
+
+    impl Beat for Slow {
+        fn beat(&self) -> Next {
+            let begun = Instant::now();
+            sleep(SLOW);
+            self.0.lock().unwrap().push([begun, Instant::now()]);
+            Next::In(SLOW)
+        }
+    }
+
+    #[test]
+    fn a_refresh_that_takes_long_shortens_the_pause_after_it() {
+        let slow = Arc::new(Slow::default());
+        let beat: Arc<dyn Beat> = Arc::<Slow>::clone(&slow);
+        start(900_006, &beat, Instant::now()).expect("a thread can be started");
+        until(|| slow.0.lock().unwrap().len() > 5);
+        stop(900_006, &beat);
+        let log = slow.0.lock().unwrap();
+        let shortest = log.windows(2).map(|pair| pair[1][0] - pair[0][1]).min();
+        assert!(shortest.is_some_and(|pause| pause < SLOW / 2), "{shortest:?}");
+    }
+
+    /// A release that fails has it beaten again, perhaps while the last beat before it just finds that it is over.
+    #[test]
+    fn what_is_begun_anew_is_not_ended_by_a_beat_from_before() {
+        let counted =
+            Arc::new(Counted { ends_at: 1, is_frozen: AtomicBool::new(true), ..Counted::default() });
+        let beat = begin(900_007, &counted);
+        until(|| counted.begun.load(Ordering::SeqCst) == 1);
+        stop(900_007, &beat);
+        start(900_007, &beat, Instant::now() + TICK).expect("a thread can be started");
+        counted.is_frozen.store(false, Ordering::SeqCst);
+        until(|| counted.count() > 3);
+        stop(900_007, &beat);
+    }
+
+    /// As a claim is, first by who waits and then by who holds.
+    #[test]
+    fn what_is_begun_twice_is_beaten_once() {
+        let counted = Arc::new(Counted::default());
+        let beat = begin(900_008, &counted);
+        start(900_008, &beat, Instant::now() + TICK).expect("a thread can be started");
+        let workers = WORKERS.lock();
+        let ours = workers.iter().filter(|worker| worker.device == 900_008);
+        assert_eq!(ours.map(|worker| worker.plan().entries.len()).sum::<usize>(), 1);
+        drop(workers);
+        stop(900_008, &beat);
+    }
+
     #[test]
     fn a_frozen_file_system_stops_no_other() {
         let frozen = Arc::new(Counted { is_frozen: AtomicBool::new(true), ..Counted::default() });
@@ -237,7 +296,7 @@ mod tests {
     fn a_lease_that_is_due_sooner_than_the_others_is_not_late() {
         let late = Arc::new(Counted::default());
         let beat: Arc<dyn Beat> = Arc::clone(&late) as Arc<dyn Beat>;
-        start(900_005, &beat, Duration::from_secs(3600)).expect("a thread can be started");
+        start(900_005, &beat, Instant::now() + Duration::from_secs(3600)).expect("a thread can be started");
         sleep(4 * TICK);
         let soon = Arc::new(Counted::default());
         begin(900_005, &soon);

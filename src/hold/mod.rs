@@ -15,7 +15,6 @@ mod slots;
 
 use std::mem;
 use std::path::Path;
-use std::thread;
 
 use slots::{Levels, Phase, Slot};
 
@@ -168,14 +167,14 @@ impl Lock {
         // Before anybody can release it: a record that came later would stay.
         registry::record(Held::of(self.id, debtor, &*guard));
         let mut guard = Some(guard);
-        let mut try_to_commit = || {
+        wait::persist(|| {
             self.with_slot(self.key(owner), |slot| match &mut slot.phase {
                 Phase::Free => {
                     if let Some(guard) = guard.take() {
                         slot.liveness = Liveness::of(owner);
                         slot.phase = Phase::Held { guard, depth: 1 };
                     }
-                    true
+                    Some(())
                 }
                 // A file replaced under a shared hold: the hold counts, the new lock goes back.
                 Phase::Held { guard: held, depth } => {
@@ -184,15 +183,12 @@ impl Lock {
                         guard = guard.take().map(|new| mem::replace(held, new));
                     }
                     *depth += 1;
-                    true
+                    Some(())
                 }
                 // Another thread has unlocked and is about to say so.
-                Phase::Busy => false,
+                Phase::Busy => None,
             })
-        };
-        while !try_to_commit() {
-            thread::yield_now();
-        }
+        });
         let level = if guard.is_some() { Level::Nested } else { Level::First };
         if let Some(spare) = guard {
             registry::forget(self.id, spare.file());

@@ -1,7 +1,10 @@
 //! Whether a lease of this process is well, by what its heartbeats find.
 
+#[cfg(test)]
+mod model;
+
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::monitor::{CompromiseReason, LeaseSettings};
 use crate::sys;
@@ -22,14 +25,14 @@ pub(super) enum Refreshed {
 
 /// What comes of it.
 pub(super) enum Prognosis {
-    /// The next heartbeat is due.
+    /// The next heartbeat is due so long after the *beginning* of this one.
     Beat(Duration),
     /// The lease is lost.
     Over(CompromiseReason, Option<io::Error>),
 }
 
 /// What is known of a lease.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Health {
     /// When it was last known to be there and fresh, by [`now`].
     pub(super) good: Duration,
@@ -44,29 +47,36 @@ pub(super) fn now() -> Duration {
 }
 
 impl Health {
-    /// Notes what a refresh that began at `begun` has found.
+    /// That of a marker that is made after `begun`.
+    pub(super) fn since(begun: Duration) -> Self {
+        Self { good: begun, ..Self::default() }
+    }
+
+    /// Notes what a refresh has found that began at `begun` and has ended just `now`.
     pub(super) fn note(
         &mut self,
         refreshed: io::Result<Refreshed>,
         begun: Duration,
+        now: Duration,
         settings: LeaseSettings,
     ) -> Prognosis {
         let LeaseSettings { heartbeat_interval: interval, stale_threshold: threshold } = settings;
         match refreshed {
             Ok(Refreshed::Fresh) => {
-                let is_late = self.is_late(settings);
+                let is_late = self.is_late(now, settings);
                 *self = Self { good: begun, suspicions: 0, is_doubtful: is_late || self.is_doubtful };
                 // Whoever is about to evict it does so soon.
                 Prognosis::Beat(if is_late { interval / SHARE } else { interval })
             }
             Ok(Refreshed::Lost(reason)) => {
                 self.suspicions += 1;
-                if self.suspicions >= SUSPICIONS {
+                // From then on anybody may have taken it for good.
+                if self.suspicions >= SUSPICIONS || self.age(now) >= threshold {
                     return Prognosis::Over(reason, None);
                 }
                 Prognosis::Beat((interval / SHARE).min(LONGEST_SUSPICION))
             }
-            Err(error) if now().saturating_sub(self.good) + interval > threshold => {
+            Err(error) if self.age(now) + interval > threshold => {
                 Prognosis::Over(CompromiseReason::RefreshFailed, Some(error))
             }
             Err(_) => Prognosis::Beat(interval / SHARE),
@@ -74,7 +84,24 @@ impl Health {
     }
 
     /// Whether the last good heartbeat is so long ago that others may count on there being no more.
-    pub(super) fn is_late(&self, settings: LeaseSettings) -> bool {
-        now().saturating_sub(self.good) > (settings.heartbeat_interval + settings.stale_threshold) / 2
+    pub(super) fn is_late(&self, now: Duration, settings: LeaseSettings) -> bool {
+        self.age(now) > (settings.heartbeat_interval + settings.stale_threshold) / 2
     }
+
+    /// When the next refresh is due: an interval after the last good one, or the making of the marker, *began*. A contender
+    /// counts from some moment after that, whatever became of this process meanwhile.
+    pub(super) fn due(&self, settings: LeaseSettings) -> Duration {
+        self.good.saturating_add(settings.heartbeat_interval)
+    }
+
+    fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.good)
+    }
+}
+
+/// When that moment comes, by the clock of those who sleep until then.
+pub(super) fn as_instant(due: Duration) -> Instant {
+    // In this order: whoever is stopped in between is not later for it.
+    let at = Instant::now();
+    at + due.saturating_sub(now())
 }

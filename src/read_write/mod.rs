@@ -24,7 +24,6 @@ mod levels;
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 pub use door::Door;
 use levels::{Hold, Levels, Phase, State, Step, Whose};
@@ -299,7 +298,7 @@ impl ReadWrite {
     ) -> Result<Level, ErrorKind> {
         let mut held = Held::of(self.id, owner, &*guard);
         let mut guard = Some(guard);
-        let mut try_to_commit = || {
+        let joined = wait::persist(|| {
             let mut state = self.state.lock();
             if self.is_closed() {
                 return Some(Err(ErrorKind::Closed));
@@ -321,13 +320,7 @@ impl ReadWrite {
                 // Another thread has unlocked and is about to say so.
                 Phase::Busy => None,
             }
-        };
-        let joined = loop {
-            if let Some(joined) = try_to_commit() {
-                break joined;
-            }
-            thread::yield_now();
-        };
+        });
         let level = if guard.is_some() { Level::Nested } else { Level::First };
         drop(guard);
         if joined? {

@@ -336,3 +336,39 @@ impl Watch for Unwatched {
 pub fn sleep(pause: Duration) {
     std::thread::sleep(pause);
 }
+
+/// Makes attempts until one comes to something, for what another thread of this process is just about to do: mostly at
+/// once; but a system call that it is in may take long, and nobody knows how long.
+pub(crate) fn persist<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    const YIELDS: u32 = 64;
+    const PAUSES: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(2)];
+    let (mut yields, mut pause) = (0, PAUSES[0]);
+    loop {
+        if let Some(done) = attempt() {
+            return done;
+        }
+        if yields < YIELDS {
+            yields += 1;
+            std::thread::yield_now();
+        } else {
+            sleep(pause);
+            pause = (2 * pause).min(PAUSES[1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_system_call_of_another_thread_leaves_the_processor_alone() {
+        let begin = Instant::now();
+        let mut attempts = 0;
+        persist(|| {
+            attempts += 1;
+            (begin.elapsed() > Duration::from_millis(100)).then_some(())
+        });
+        assert!(attempts < 1_000, "{attempts}");
+    }
+}

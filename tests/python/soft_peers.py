@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 from types import FunctionType
@@ -327,6 +327,26 @@ class Victim:
                 counts[match[1]] += 1
                 found.append(Call(match[1], counts[match[1]], line))
         return [call for call in found if "select" not in call.name]
+
+
+@contextmanager
+def traced(peer: Peer, record: Path, fault: str) -> Iterator[None]:
+    """Have calls of all threads of the peer fail meanwhile, of `utimensat`: refreshes."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace here")
+    peer.run("__import__('ctypes').CDLL(None).prctl(0x59616D61, __import__('ctypes').c_ulong(-1 % 2**64), 0, 0, 0)")
+    command = ["strace", "-f", "-p", str(peer.pid), "-o", str(record), "-e", "trace=utimensat", "-e", fault]
+    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert strace.stderr is not None
+    try:
+        said = strace.stderr.readline()
+        if "attached" not in said:
+            pytest.skip(f"strace may not trace here: {said.strip()}")
+        yield
+    finally:
+        strace.terminate()
+        strace.wait(LONG)
+        strace.stderr.close()
 
 
 @pytest.fixture

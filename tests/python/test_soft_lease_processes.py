@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from ferrolock import SoftFileLease, SoftFileLock, Timeout
 from peers import LONG, Peer
-from soft_peers import LINUX, Victim, names
+from soft_peers import LINUX, Victim, names, traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,3 +255,32 @@ def test_a_soft_lock_waits_for_a_lease_that_is_refreshed(holder: Peer, lock_path
     with stopped(holder):
         lock.acquire(timeout=LONG)
     assert told(holder) == ["owner-changed"]
+
+
+@LINUX
+def test_a_lease_that_can_be_neither_refreshed_nor_released_ends(
+    spawn: Callable[..., Peer], lock_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its owner lives, and goes on having the marker open."""
+    record = tmp_path_factory.mktemp("strace") / "record"
+    release = """
+    try:
+        lease.release()
+    except OSError as error:
+        answer = error.errno
+    """
+    holder = prepare(spawn(lock=LEASE), lock_path, lease_duration=2.0)
+    assert holder.acquire(lock_path)
+    lease = SoftFileLease(lock_path, lease_duration=2.0)
+    with traced(holder, record, "inject=utimensat:error=EIO"):
+        assert holder.run(release) == errno.EIO
+        assert holder.state(lock_path) == (True, 1)
+        assert told(holder) == ["refresh-failed"]
+        lease.acquire(timeout=LONG)
+        marker = lock_path.read_bytes()
+        # What is lost can be let go of whatever fails.
+        assert holder.run(release) is None
+    assert holder.state(lock_path) == (False, 0)
+    assert lock_path.read_bytes() == marker
+    lease.release()
+    assert holder.acquire(lock_path, timeout=0)

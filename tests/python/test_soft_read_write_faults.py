@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
-import subprocess
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +12,7 @@ import pytest
 import ferrolock
 from peers import LONG, Peer
 from rw_peers import MODES
-from soft_peers import LINUX, Call, Victim
+from soft_peers import LINUX, Call, Victim, traced
 from soft_rw_peers import SOFT_RW, allowed, folder_of, markers, until
 
 if TYPE_CHECKING:
@@ -157,29 +154,8 @@ def test_what_fails_for_ever_is_an_error_and_no_hold(cycles: Cycles, mode: str, 
 # Heartbeats. They are another thread's.
 
 
-@contextmanager
-def traced(peer: Peer, record: Path, fault: str) -> Iterator[None]:
-    """Have calls of all of its threads fail meanwhile."""
-    if shutil.which("strace") is None:
-        pytest.skip("there is no strace here")
-    command = ["strace", "-f", "-p", str(peer.pid), "-o", str(record), "-e", "trace=utimensat", "-e", fault]
-    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert strace.stderr is not None
-    try:
-        said = strace.stderr.readline()
-        if "attached" not in said:
-            pytest.skip(f"strace may not trace here: {said.strip()}")
-        yield
-    finally:
-        strace.terminate()
-        strace.wait(LONG)
-        strace.stderr.close()
-
-
 HOLD = """
 from ferrolock import SoftReadWriteLock
-import ctypes
-ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1 % 2**64), 0, 0, 0)  # anybody may trace
 lock = SoftReadWriteLock(path, on_compromise=lambda lost: tell("lost", [lost.reason, repr(lost.error)]), **options)
 (lock.acquire_read if mode == "read" else lock.acquire_write)()
 """

@@ -92,7 +92,7 @@ impl Claim {
             number: AtomicU64::new(0),
             health: ForkMutex::new(),
         });
-        claim.health.lock().good = begun;
+        *claim.health.lock() = Health::since(begun);
         CLAIMS.lock().push(Arc::downgrade(&claim));
         at_exit::note(&claim);
         reach(Step::Published);
@@ -163,7 +163,8 @@ impl Claim {
     /// somebody may have judged it in that time and be about to remove it. Another claim has another name.
     pub(super) fn is_spent(&self) -> bool {
         let health = self.health.lock();
-        health.is_doubtful || health.is_late(self.settings) || self.phase.load(Ordering::SeqCst) == SPENT
+        let is_late = health.is_late(health::now(), self.settings);
+        health.is_doubtful || is_late || self.phase.load(Ordering::SeqCst) == SPENT
     }
 
     fn is_there(&self, readers: &Readers) -> io::Result<bool> {
@@ -181,7 +182,8 @@ impl Claim {
     /// Has the claim kept fresh from now on.
     pub(super) fn keep_fresh(self: &Arc<Self>) -> Result<(), Error> {
         let beat: Arc<dyn Beat> = Arc::clone(self) as Arc<dyn Beat>;
-        let started = heartbeat::start(self.place.device, &beat, self.settings.heartbeat_interval);
+        let due = self.health.lock().due(self.settings);
+        let started = heartbeat::start(self.place.device, &beat, health::as_instant(due));
         started.map_err(|error| self.rooms.failed("start a heartbeat for", error))
     }
 
@@ -212,6 +214,8 @@ impl Claim {
         self.no_longer_fresh();
         let was_there = match self.remove_patiently() {
             Ok(was_there) => was_there,
+            // Nobody holds it, and nobody refreshes what is left of it.
+            Err(_) if before == LOST => false,
             Err(error) => {
                 self.phase.store(before, Ordering::SeqCst);
                 if before == PENDING || before == HELD {
@@ -322,7 +326,8 @@ impl Beat for Claim {
         }
         let begun = health::now();
         let refreshed = self.refresh();
-        let prognosis = self.health.lock().note(refreshed, begun, self.settings);
+        let ended = health::now();
+        let prognosis = self.health.lock().note(refreshed, begun, ended, self.settings);
         match prognosis {
             Prognosis::Beat(pause) => return Next::In(pause),
             Prognosis::Over(reason, error) => {
@@ -409,5 +414,92 @@ impl Drop for LeaseGuard {
         if self.claim.withdraw().is_err() {
             self.claim.no_longer_fresh();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::path::Path;
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+    use crate::mechanism::lease_rw::LeaseReadWriteLock;
+    use crate::mechanism::{Attempt, Manners, Mechanism, Terms};
+    use crate::wait::sleep;
+
+    type Checked = Result<(), Box<dyn std::error::Error>>;
+
+    /// Makes the marker old.
+    fn age(marker: &Path) -> io::Result<()> {
+        File::options().write(true).open(marker)?.set_modified(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Waits until the marker is refreshed.
+    fn see_refreshed(marker: &Path) -> io::Result<()> {
+        let begin = Instant::now();
+        while fs::metadata(marker)?.modified()? == SystemTime::UNIX_EPOCH {
+            assert!(begin.elapsed() < Duration::from_secs(8), "its end is not awaited");
+            sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// A contender may have seen it for as long as it took.
+    #[test]
+    fn a_claim_that_was_published_long_ago_is_refreshed_at_once() -> Checked {
+        let settings = LeaseSettings {
+            heartbeat_interval: Duration::from_secs(30),
+            stale_threshold: Duration::from_secs(40),
+        };
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.lock");
+        let rooms = Rooms::open(&path)?;
+        let readers = rooms.make_readers()?;
+        let monitor = Arc::new(LeaseMonitor::new(None));
+        for mode in [Mode::Shared, Mode::Exclusive] {
+            let claim = Claim::publish(&rooms, &readers, mode, settings, &monitor)?.ok_or("it is free")?;
+            let marker = folder.path().join("x.lock.readers").join(&claim.name);
+            age(&marker)?;
+            claim.health.lock().good -= Duration::from_secs(31);
+            assert!(!claim.is_spent());
+            claim.keep_fresh()?;
+            see_refreshed(&marker)?;
+            claim.withdraw()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_claim_in_the_place_of_a_spent_one_is_refreshed_too() -> Checked {
+        let settings = LeaseSettings {
+            heartbeat_interval: Duration::from_millis(50),
+            stale_threshold: Duration::from_secs(40),
+        };
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.lock");
+        let lock = || LeaseReadWriteLock::new(settings, Arc::new(LeaseMonitor::new(None)));
+        let reads = Terms { mode: Mode::Shared, ..Manners::Hasty.into() };
+        let Attempt::Acquired(_reader) = lock().try_acquire(&path, reads)? else {
+            return Err("it is free".into());
+        };
+        let waits = Terms { mode: Mode::Exclusive, ..Manners::Polite.into() };
+        let mut bid = lock().bid(&path, waits).ok_or("there are bids")?;
+        let claim = || {
+            let claims = CLAIMS.lock().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
+            let is_ours = |claim: &Arc<Claim>| claim.rooms.path == path && claim.mode == Mode::Exclusive;
+            claims.into_iter().find(is_ours).ok_or("a claim")
+        };
+        let attempt = bid.attempt()?;
+        assert!(matches!(attempt, Attempt::Contended(_)));
+        let spent = claim()?.name.clone();
+        claim()?.health.lock().is_doubtful = true;
+        let attempt = bid.attempt()?;
+        assert!(matches!(attempt, Attempt::Contended(_)));
+        assert_ne!(claim()?.name, spent);
+        let marker = folder.path().join("x.lock.readers").join(&claim()?.name);
+        age(&marker)?;
+        see_refreshed(&marker)?;
+        Ok(())
     }
 }

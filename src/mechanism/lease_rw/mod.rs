@@ -134,12 +134,15 @@ struct LeaseBid {
 
 impl Bid for LeaseBid {
     fn attempt(&mut self) -> Result<Attempt, Error> {
-        let had_claim = self.claim.is_some();
-        let attempt = self.shared.attempt(&self.path, self.terms, &mut self.claim)?;
-        if let (false, Some(claim)) = (had_claim, &self.claim) {
-            claim.keep_fresh()?;
+        let before = self.claim.clone();
+        let attempt = self.shared.attempt(&self.path, self.terms, &mut self.claim);
+        // Also one that was published in the place of one that was spent.
+        if let Some(claim) = &self.claim {
+            if !before.is_some_and(|before| Arc::ptr_eq(&before, claim)) {
+                claim.keep_fresh()?;
+            }
         }
-        Ok(attempt)
+        attempt
     }
 
     /// A claim that is at another place is not found there, and published anew.

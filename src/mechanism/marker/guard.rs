@@ -60,7 +60,11 @@ impl Held {
         if sys::has_waiters(file) {
             courtesy::owe(&self.site.name);
         }
-        self.remove_or_disown(file, at).inspect_err(|_| self.is_withdrawn.store(false, Ordering::SeqCst))
+        // Whatever failed, it is held as before.
+        self.remove_or_disown(file, at).inspect_err(|_| {
+            self.open_to_contenders();
+            self.is_withdrawn.store(false, Ordering::SeqCst);
+        })
     }
 
     fn remove_or_disown(&self, file: &File, at: At<'_>) -> io::Result<Withdrawn> {
@@ -69,7 +73,7 @@ impl Held {
         }
         let outcome = match names::look(at)? {
             Some(stamp) if stamp.id == self.id() => {
-                names::remove(at).inspect_err(|_| self.open_to_contenders())?;
+                names::remove(at)?;
                 self.disown_if_aside(file);
                 return Ok(Withdrawn::Done);
             }
@@ -129,9 +133,11 @@ impl Held {
         self.is_withdrawn.load(Ordering::SeqCst) || self.draft.file.file().is_none()
     }
 
-    /// Has a lost marker hold nothing, if anybody has it under another name and puts it back.
+    /// Has a lost marker hold nothing, if anybody has it under another name and puts it back. There is nothing to withdraw
+    /// then.
     pub(super) fn disown(&self) {
-        if let (false, Some(file)) = (self.is_over(), self.draft.file.file()) {
+        if let (false, Some(file)) = (self.is_withdrawn.swap(true, Ordering::SeqCst), self.draft.file.file())
+        {
             self.disown_if_aside(file);
         }
     }
@@ -199,7 +205,8 @@ impl MarkerGuard {
         Ok(self.lease.is_some().then_some(self))
     }
 
-    /// Gives the marker back. A lease that was lost unnoticed is told so: late, but before it is over.
+    /// Gives the marker back. A lease that was lost unnoticed is told so: late, but before it is over. One that is known to be
+    /// lost is over also where that fails: what is left of it is not fresh any more.
     fn withdraw(&self) -> Result<(), Error> {
         let Some(held) = &self.held else { return Ok(()) };
         let failed = |error| held.site.failed("unlink", error);
@@ -208,10 +215,9 @@ impl MarkerGuard {
         match held.withdraw() {
             Ok(Withdrawn::Done) => {}
             Ok(Withdrawn::WasNotThere(reason)) => lease.lose(reason, None),
+            Err(_) if lease.loss.has_come() => {}
             Err(error) => {
-                if !lease.loss.has_come() {
-                    drop(lease.keep_fresh());
-                }
+                drop(lease.keep_fresh());
                 return Err(failed(error));
             }
         }

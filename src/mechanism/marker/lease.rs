@@ -102,8 +102,8 @@ impl Leasehold {
             loss: Loss::default(),
             health: ForkMutex::new(),
         });
-        lease.health.lock().good = begun;
-        if lease.health.lock().is_late(terms.settings()) {
+        *lease.health.lock() = Health::since(begun);
+        if lease.health.lock().is_late(health::now(), terms.settings()) {
             return Ok(None);
         }
         lease.terms.monitor.grant(&lease.token, 0);
@@ -113,7 +113,8 @@ impl Leasehold {
 
     pub(super) fn keep_fresh(self: &Arc<Self>) -> Result<(), Error> {
         let beat: Arc<dyn Beat> = Arc::clone(self) as Arc<dyn Beat>;
-        let started = heartbeat::start(self.device, &beat, self.terms.settings().heartbeat_interval);
+        let due = self.health.lock().due(self.terms.settings());
+        let started = heartbeat::start(self.device, &beat, health::as_instant(due));
         let failed = |error| Error::caused(ErrorKind::Io, "start a heartbeat for", &self.lock_file, error);
         started.map_err(failed)
     }
@@ -142,7 +143,8 @@ impl Beat for Leasehold {
         let Some(held) = self.held.upgrade() else { return Next::Never };
         let begun = health::now();
         let Some(refreshed) = held.refresh() else { return Next::Never };
-        let prognosis = self.health.lock().note(refreshed, begun, self.terms.settings());
+        let ended = health::now();
+        let prognosis = self.health.lock().note(refreshed, begun, ended, self.terms.settings());
         match prognosis {
             Prognosis::Beat(pause) => Next::In(pause),
             Prognosis::Over(reason, error) => {
@@ -153,5 +155,44 @@ impl Beat for Leasehold {
                 Next::Never
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+    use crate::mechanism::CloseErrors;
+    use crate::mechanism::marker::draft;
+    use crate::mechanism::marker::form::Form;
+    use crate::mechanism::marker::guard::MarkerGuard;
+    use crate::wait::sleep;
+
+    /// A contender may have seen it for as long as it took.
+    #[test]
+    fn a_marker_that_was_long_in_the_making_is_refreshed_at_once() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.lock");
+        let terms = Arc::new(LeaseTerms {
+            duration: Seconds::new(40.0).ok_or("a length of time")?,
+            heartbeat_interval: Duration::from_secs(30),
+            monitor: Arc::new(LeaseMonitor::per_owner(None)),
+        });
+        let form = Form::new(None, &Tenure::Lease(Arc::clone(&terms)));
+        let site = Site::open(&path)?;
+        let draft = draft::create(&site, &site.name, &form)?.ok_or("the name is free")?;
+        File::options().write(true).open(&path)?.set_modified(SystemTime::UNIX_EPOCH)?;
+        let begun = health::now().saturating_sub(Duration::from_secs(31));
+        let guard = MarkerGuard::new(site, draft, CloseErrors::Raise, true);
+        let guard = guard.begin_lease(&terms, form.token.ok_or("a token")?, begun)?;
+        assert!(guard.is_some());
+        let granted = Instant::now();
+        while fs::metadata(&path)?.modified()? == SystemTime::UNIX_EPOCH {
+            assert!(granted.elapsed() < Duration::from_secs(8), "its end is not awaited");
+            sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 }

@@ -81,6 +81,24 @@ fn a_folder_that_is_gone_is_told_apart() -> Checked {
     release(guard)
 }
 
+/// The hold is nobody's any more, and whoever had it must be able to go on.
+#[cfg(unix)]
+#[test]
+fn what_is_lost_can_be_released_also_where_nothing_can_be_removed() -> Checked {
+    for mode in [Mode::Shared, Mode::Exclusive] {
+        let site = Site::new()?;
+        let party = Party::new(&site.path, settings(400, 30));
+        let guard = party.hold(mode)?;
+        fs::rename(site.beside(".readers"), site.beside(".elsewhere"))?;
+        fs::write(site.beside(".readers"), "no folder")?;
+        until("it is lost", || Ok(party.monitor.compromise().is_some()))?;
+        let lost = party.monitor.compromise().map(|lost| lost.reason);
+        assert_eq!(lost, Some(CompromiseReason::RefreshFailed));
+        release(guard)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_stranger_at_the_name_is_told_apart_and_left_alone() -> Checked {
     let site = Site::new()?;

@@ -2,7 +2,7 @@
 //!
 //! The steps of reclaiming are those of `marker`; what is new is that the owner lives. It may be stopped for any time
 //! between two calls, refreshes its marker, and gives it back. A lease that was seen unchanged may be over at any time, so
-//! the time that passes is not modelled at all. Nobody dies here: `marker` has that.
+//! the time that passes is not modelled at all (`src/mechanism/health/model.rs` has that). Nobody dies here: `marker` has that.
 //!
 //! Two laws. *Own*: whoever removes the name has it. *Last*: when nobody is in the middle of anything, the marker of the
 //! last who got the lock is at the path, unless he has given it back or knows that he lost it.
@@ -294,7 +294,7 @@ impl State {
                 if self.path == actor.own {
                     go(&|_, _| At::Held);
                 } else {
-                    // It is believed after the third look.
+                    // It is believed after the third look, or later than the lease.
                     go(&|_, _| At::Held);
                     go(&|_, actor| {
                         actor.knows_loss = true;
