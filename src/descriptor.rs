@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::mechanism::{Attempt, Guard, Manners, Mechanism, Mode, ReleaseError, Terms};
 use crate::owner::OwnerId;
 use crate::registry::LockId;
-use crate::sys::{self, Descriptor, FileId, Verdict};
+use crate::sys::{self, Descriptor, FileId, Verdict, names};
 use crate::time::{Deadline, Timeout};
 use crate::wait::{Contender, FAR, Nesting, Outcome, Stop, Watch};
 
@@ -35,7 +35,7 @@ impl Guard for Lent {
 
 impl Mechanism for Borrowed {
     fn try_acquire(&self, path: &Path, _terms: Terms) -> Result<Attempt, Error> {
-        let lock = |file: &File| sys::try_lock(file).and_then(|()| Ok(sys::facts(file)?.id));
+        let lock = |file: &File| sys::try_lock(file).and_then(|()| Ok(names::stamp_of(file)?.id));
         let error = match sys::with_borrowed(self.0, lock) {
             Ok(id) => return Ok(Attempt::Acquired(Box::new(Lent(id)))),
             Err(error) => error,

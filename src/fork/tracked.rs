@@ -18,7 +18,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{generation, watch_forks};
-use crate::sys::{self, Descriptor, Facts, FileId};
+use crate::sys::{self, Descriptor, FileId, Stamp, names};
 
 /// How long a fork waits for an `open` or `close` of another thread, e.g. on a frozen NFS mount. A child
 /// that did not wait may keep a copy of what was being opened.
@@ -71,7 +71,7 @@ fn table() -> MutexGuard<'static, Table> {
 pub(crate) struct Tracked {
     /// Taken only when it is closed.
     file: Option<File>,
-    facts: Facts,
+    stamp: Stamp,
     generation: u64,
 }
 
@@ -79,16 +79,16 @@ impl Tracked {
     pub(crate) fn open(open: impl FnOnce() -> io::Result<File>) -> io::Result<Self> {
         watch_forks();
         let transit = Transit::begin();
-        let opened = open().and_then(|file| Ok((sys::facts(&file)?, file)));
+        let opened = open().and_then(|file| Ok((names::stamp_of(&file)?, file)));
         let mut table = transit.end();
-        let (facts, file) = opened?;
-        table.descriptors.push((sys::descriptor(&file), facts.id));
-        Ok(Self { file: Some(file), facts, generation: generation() })
+        let (stamp, file) = opened?;
+        table.descriptors.push((sys::descriptor(&file), stamp.id));
+        Ok(Self { file: Some(file), stamp, generation: generation() })
     }
 
     /// What the file was when it was opened.
-    pub(crate) fn facts(&self) -> &Facts {
-        &self.facts
+    pub(crate) fn stamp(&self) -> &Stamp {
+        &self.stamp
     }
 
     /// The file, unless it belongs to an ancestor of this process.
@@ -106,7 +106,7 @@ impl Tracked {
             mem::forget(file);
             return Ok(());
         }
-        let entry = (sys::descriptor(&file), self.facts.id);
+        let entry = (sys::descriptor(&file), self.stamp.id);
         let _transit = Transit::begin_with(|table| table.unlist(entry));
         sys::close(file)
     }
@@ -139,7 +139,7 @@ impl Listed {
     /// The operating system's, where there is no such descriptor.
     pub fn new(descriptor: Descriptor) -> io::Result<Self> {
         watch_forks();
-        let entry = (descriptor, sys::with_borrowed(descriptor, sys::facts)?.id);
+        let entry = (descriptor, sys::with_borrowed(descriptor, names::stamp_of)?.id);
         table().descriptors.push(entry);
         Ok(Self { entry, generation: generation() })
     }

@@ -32,7 +32,7 @@ impl Folder {
 
     /// Whether it is not a stranger's, in a folder that anybody may write to.
     pub(super) fn is_trusted(&self) -> io::Result<bool> {
-        sys::is_trusted(&self.path, self.folder.facts())
+        sys::is_trusted(&self.path, self.folder.stamp())
     }
 
     /// A name in the folder. A forked child has no part in what its parent opened.
@@ -48,7 +48,7 @@ impl Folder {
 
     /// What tells this folder from others.
     pub(super) fn id(&self) -> FileId {
-        self.folder.facts().id
+        self.folder.stamp().id
     }
 
     /// The folder, unless it is an ancestor's of this process.
@@ -58,7 +58,7 @@ impl Folder {
 
     /// Whether this user may set its permission bits.
     pub(super) fn is_own(&self) -> bool {
-        sys::is_own(self.folder.facts())
+        sys::is_own(self.folder.stamp())
     }
 
     /// Whether it lies on a file system that is known to be of this machine.

@@ -40,20 +40,27 @@ pub(super) fn look(at: At<'_>) -> io::Result<Look> {
 }
 
 fn look_once(at: At<'_>) -> io::Result<Look> {
-    let file = match Tracked::open(|| names::open_to_read(at)) {
-        Ok(file) => file,
+    let tracked = match Tracked::open(|| names::open_to_read(at)) {
+        Ok(tracked) => tracked,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Nothing),
         Err(error) => {
             let is_other = names::look(at)?.is_some_and(|stamp| stamp.kind != Kind::Regular);
             return if is_other { Ok(Look::NoFile) } else { Err(error) };
         }
     };
-    let file = file.own_file()?;
-    // Looked at first: what is written after that makes another stamp.
-    let stamp = names::stamp_of(file)?;
+    let stamp = *tracked.stamp();
     if stamp.kind != Kind::Regular {
         return Ok(Look::NoFile);
     }
+    Ok(Look::Marker(Marker { bytes: read(&tracked)?, stamp }))
+}
+
+/// What the file of a marker says, or more than any marker does. Whatever is written after it was opened makes another stamp.
+///
+/// # Errors
+/// `StaleNetworkFileHandle`: another machine has removed it.
+pub(super) fn read(marker: &Tracked) -> io::Result<Vec<u8>> {
+    let (file, stamp) = (marker.own_file()?, marker.stamp());
     let is_local = sys::is_known_local(file, stamp.id);
     // What this machine says of the length is true at that moment, and spares a call that finds the end.
     let end = if is_local { stamp.size } else { u64::MAX };
@@ -62,7 +69,7 @@ fn look_once(at: At<'_>) -> io::Result<Look> {
     if !is_local {
         names::check_with_server(file)?;
     }
-    Ok(Look::Marker(Marker { bytes, stamp }))
+    Ok(bytes)
 }
 
 impl Marker {

@@ -60,7 +60,7 @@ impl NewFile<'_> {
         let at = folder.named(&private)?;
         let fill = || (self.fill)(&made).and_then(|()| freshen(&made, begin));
         let named = fill().and_then(|()| names::link(at, name));
-        let named = judge_by_name(folder, name, made.facts().id, named);
+        let named = judge_by_name(folder, name, made.stamp().id, named);
         let removed = names::remove(at);
         named?;
         // It has its name; a private one that stays is in nobody's way.
@@ -131,7 +131,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::open(temporary.path()).unwrap();
         let (private, made) = new_file().create_private(&folder).unwrap();
-        let (name, id) = (OsStr::new("x.lock"), made.facts().id);
+        let (name, id) = (OsStr::new("x.lock"), made.stamp().id);
         let errors = [io::ErrorKind::AlreadyExists, io::ErrorKind::TimedOut, io::ErrorKind::Other];
         for kind in errors {
             let judged = judge_by_name(&folder, name, id, Err(kind.into()));

@@ -9,7 +9,6 @@
 //! | `ERRORS_ARE_WIN32` | what the numbers of errors are |
 //! | `open_lock_file` | opens a lock file without following a link at its end, and says whether it was created |
 //! | `close` | closes a file and says what came of it |
-//! | `facts` | identity and kind of an open file |
 //! | `is_at`, `id_at` | whether a path still leads to a file; which one it leads to |
 //! | `check_names` | refuses a name that no file can have |
 //! | `check_kind` | refuses what is no regular file before it is opened |
@@ -132,7 +131,7 @@ pub(crate) use mark::{is_process_marked, mark_process, own_pid};
 
 pub use platform::{Descriptor, ERRORS_ARE_WIN32, MECHANISM};
 pub(crate) use platform::{
-    check_kind, check_names, classify, close, close_inherited, descriptor, distrust_error, facts, id_at,
+    check_kind, check_names, classify, close, close_inherited, descriptor, distrust_error, id_at,
     install_fork_handlers, is_at, is_not_implemented, is_own, is_transient, is_trusted, open_lock_file,
     spawn_masked, special_file_error, try_lock, unlock, with_borrowed,
 };
@@ -144,18 +143,6 @@ pub struct FileId {
     pub device: u64,
     /// The file on it.
     pub inode: u64,
-}
-
-/// What an open file is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
-    pub(crate) id: FileId,
-    /// A regular file, rather than a folder, FIFO, socket or device.
-    pub(crate) is_regular: bool,
-    /// How many names it has; 0 once it was removed.
-    pub(crate) links: u64,
-    /// Its owner's uid, where the platform has such.
-    pub(crate) owner: u32,
 }
 
 /// What stands at a name.
@@ -176,7 +163,10 @@ pub(crate) struct Stamp {
     pub(crate) kind: Kind,
     /// Its permission bits, among others.
     pub(crate) mode: u32,
+    /// How many names it has; 0 once it was removed.
     pub(crate) links: u64,
+    /// Its owner's uid, where the platform has such.
+    pub(crate) owner: u32,
     /// How many bytes are in it.
     pub(crate) size: u64,
     /// When its content last changed, in seconds since 1970 and nanoseconds, by the clock that stamped it.

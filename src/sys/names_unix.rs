@@ -79,6 +79,7 @@ fn stamp(stat: &rustix::fs::Stat) -> Stamp {
         kind,
         mode: stat.st_mode as u32,
         links: stat.st_nlink as u64,
+        owner: stat.st_uid,
         size: stat.st_size as u64,
         modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
         changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),

@@ -13,11 +13,12 @@ use windows_sys::Win32::Foundation::{
     ERROR_PATH_NOT_FOUND, ERROR_REPARSE_POINT_ENCOUNTERED, ERROR_SHARING_VIOLATION, WIN32_ERROR,
 };
 use windows_sys::Win32::Storage::FileSystem::{
-    DELETE, FILE_DISPOSITION_INFO, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
-    FILE_READ_ATTRIBUTES, FILE_SHARE_READ, FILE_SHARE_WRITE, FileDispositionInfo, SetFileInformationByHandle,
+    DELETE, FILE_ATTRIBUTE_REPARSE_POINT, FILE_DISPOSITION_INFO, FILE_FLAG_BACKUP_SEMANTICS,
+    FILE_FLAG_OPEN_REPARSE_POINT, FILE_READ_ATTRIBUTES, FILE_SHARE_READ, FILE_SHARE_WRITE,
+    FileDispositionInfo, SetFileInformationByHandle,
 };
 
-use super::platform::facts;
+use super::platform::identity;
 use super::{At, FileId, Kind, Stamp};
 
 /// Whether a stale marker is taken out of its place by a plain rename: there is no exchange here, and a marker
@@ -84,18 +85,17 @@ fn stamp(metadata: &Metadata, file: &File) -> io::Result<Stamp> {
         Kind::Link
     } else if kind.is_dir() {
         Kind::Folder
-    } else if kind.is_file() {
+    } else if metadata.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT == 0 {
         Kind::Regular
     } else {
         Kind::Special
     };
-    let facts = facts(file)?;
     // From units of 100 ns since 1601 to seconds since 1970.
     let written = metadata.last_write_time() as i64;
     let modified = (written / 10_000_000 - 11_644_473_600, written % 10_000_000 * 100);
     let mode = if metadata.permissions().readonly() { 0o444 } else { 0o666 };
-    let (id, links, size) = (facts.id, facts.links, metadata.len());
-    Ok(Stamp { id, kind, mode, links, size, modified, changed: modified })
+    let (id, links) = identity(file)?;
+    Ok(Stamp { id, kind, mode, links, owner: 0, size: metadata.len(), modified, changed: modified })
 }
 
 /// What stands at the name; `None`: nothing.

@@ -12,7 +12,7 @@ use std::thread;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Facts, FileId, Verdict};
+use super::{FileId, Stamp, Verdict};
 
 /// The lock call of this platform.
 pub const MECHANISM: &str = "flock";
@@ -71,7 +71,7 @@ pub(crate) fn check_names(path: &Path) -> io::Result<()> {
 
 /// Refuses what is no regular file before it is opened: opening a FIFO or a device has effects of its own.
 ///
-/// Nothing at the path is fine. What is there may change before it is opened, so [`facts`] has the last word.
+/// Nothing at the path is fine. What is there may change before it is opened, so the stamp of the open file has the last word.
 pub(crate) fn check_kind(path: &Path) -> io::Result<()> {
     let Ok(stat) = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
     match FileType::from_raw_mode(stat.st_mode) {
@@ -111,17 +111,6 @@ pub(super) fn identity(stat: &rustix::fs::Stat) -> FileId {
     FileId { device: stat.st_dev as u64, inode: stat.st_ino as u64 }
 }
 
-#[allow(clippy::unnecessary_cast, clippy::cast_lossless, reason = "the fields of `stat` differ by Unix")]
-pub(crate) fn facts(file: &File) -> io::Result<Facts> {
-    let stat = rustix::fs::fstat(file).map_err(|errno| super::names::of_open_file(errno.into()))?;
-    Ok(Facts {
-        id: identity(&stat),
-        is_regular: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
-        links: stat.st_nlink as u64,
-        owner: stat.st_uid,
-    })
-}
-
 /// The file that `path` leads to; `None` where there is none.
 pub(crate) fn id_at(path: &Path) -> io::Result<Option<FileId>> {
     match rustix::fs::stat(path) {
@@ -140,8 +129,8 @@ pub(crate) fn is_at(path: &Path, id: FileId) -> io::Result<bool> {
 /// user's either.
 ///
 /// Anybody can put a file at a name that others lock in such a folder (`/tmp`), and then hold it for ever.
-pub(crate) fn is_trusted(path: &Path, facts: &Facts) -> io::Result<bool> {
-    if is_own(facts) {
+pub(crate) fn is_trusted(path: &Path, stamp: &Stamp) -> io::Result<bool> {
+    if is_own(stamp) {
         return Ok(true);
     }
     let folder = match path.parent() {
@@ -151,12 +140,12 @@ pub(crate) fn is_trusted(path: &Path, facts: &Facts) -> io::Result<bool> {
     };
     let folder = rustix::fs::stat(folder)?;
     let is_sticky = Mode::from_raw_mode(folder.st_mode).contains(Mode::SVTX);
-    Ok(!is_sticky || facts.owner == folder.st_uid)
+    Ok(!is_sticky || stamp.owner == folder.st_uid)
 }
 
 /// Whether the file belongs to this user, who may then set its permission bits.
-pub(crate) fn is_own(facts: &Facts) -> bool {
-    facts.owner == rustix::process::geteuid().as_raw()
+pub(crate) fn is_own(stamp: &Stamp) -> bool {
+    stamp.owner == rustix::process::geteuid().as_raw()
 }
 
 /// The error for a file that is not to be trusted.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{Facts, FileId, Verdict};
+use super::{FileId, Stamp, Verdict};
 
 /// The lock call of this platform: there is none.
 pub const MECHANISM: &str = "none";
@@ -23,10 +23,6 @@ pub(crate) fn open_lock_file(_path: &Path, _mode: Option<u32>) -> io::Result<(Fi
     Err(unsupported())
 }
 
-pub(crate) fn facts(_file: &File) -> io::Result<Facts> {
-    Err(unsupported())
-}
-
 pub(crate) fn id_at(_path: &Path) -> io::Result<Option<FileId>> {
     Err(unsupported())
 }
@@ -35,11 +31,11 @@ pub(crate) fn is_at(_path: &Path, _id: FileId) -> io::Result<bool> {
     Err(unsupported())
 }
 
-pub(crate) fn is_trusted(_path: &Path, _facts: &Facts) -> io::Result<bool> {
+pub(crate) fn is_trusted(_path: &Path, _stamp: &Stamp) -> io::Result<bool> {
     Err(unsupported())
 }
 
-pub(crate) fn is_own(_facts: &Facts) -> bool {
+pub(crate) fn is_own(_stamp: &Stamp) -> bool {
     false
 }
 

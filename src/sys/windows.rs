@@ -14,13 +14,12 @@ use windows_sys::Win32::Foundation::{
     ERROR_NOT_SUPPORTED, ERROR_PATH_NOT_FOUND, ERROR_SHARING_VIOLATION, WIN32_ERROR,
 };
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_REPARSE_POINT,
-    FILE_FLAG_OPEN_REPARSE_POINT, FILE_SHARE_READ, FILE_SHARE_WRITE, GetFileInformationByHandle,
-    LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx, UnlockFileEx,
+    BY_HANDLE_FILE_INFORMATION, FILE_FLAG_OPEN_REPARSE_POINT, FILE_SHARE_READ, FILE_SHARE_WRITE,
+    GetFileInformationByHandle, LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx, UnlockFileEx,
 };
 use windows_sys::Win32::System::IO::OVERLAPPED;
 
-use super::{Facts, FileId, Verdict};
+use super::{FileId, Stamp, Verdict};
 
 /// The lock call of this platform.
 pub const MECHANISM: &str = "LockFileEx";
@@ -70,16 +69,12 @@ fn information(file: &File) -> io::Result<BY_HANDLE_FILE_INFORMATION> {
     Ok(unsafe { information.assume_init() })
 }
 
-pub(crate) fn facts(file: &File) -> io::Result<Facts> {
+/// What tells an open file from others, and how many names it has.
+pub(super) fn identity(file: &File) -> io::Result<(FileId, u64)> {
     let information = information(file)?;
     let inode = u64::from(information.nFileIndexHigh) << 32 | u64::from(information.nFileIndexLow);
-    Ok(Facts {
-        id: FileId { device: u64::from(information.dwVolumeSerialNumber), inode },
-        is_regular: information.dwFileAttributes & (FILE_ATTRIBUTE_REPARSE_POINT | FILE_ATTRIBUTE_DIRECTORY)
-            == 0,
-        links: u64::from(information.nNumberOfLinks),
-        owner: 0,
-    })
+    let id = FileId { device: u64::from(information.dwVolumeSerialNumber), inode };
+    Ok((id, u64::from(information.nNumberOfLinks)))
 }
 
 /// Asked only for files that were left open, which none is here.
@@ -96,12 +91,12 @@ pub(crate) fn is_at(_path: &Path, _id: FileId) -> io::Result<bool> {
 
 /// Access lists decide who may create a file in a folder; there are no sticky folders.
 #[expect(clippy::unnecessary_wraps, reason = "other platforms ask the file system, which can fail")]
-pub(crate) fn is_trusted(_path: &Path, _facts: &Facts) -> io::Result<bool> {
+pub(crate) fn is_trusted(_path: &Path, _stamp: &Stamp) -> io::Result<bool> {
     Ok(true)
 }
 
 /// There are no permission bits to set.
-pub(crate) fn is_own(_facts: &Facts) -> bool {
+pub(crate) fn is_own(_stamp: &Stamp) -> bool {
     false
 }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::fork::ForkMutex;
 use crate::fork::Tracked;
-use crate::sys::{self, FileId, Others, ranges};
+use crate::sys::{self, FileId, Kind, Others, ranges};
 
 /// The most descriptions that lock objects keep while they hold nothing: a process has no more than 1024 descriptors by
 /// default.
@@ -65,7 +65,7 @@ impl Home {
     /// Keeps it, or gives it back: there is one already, or there are too many.
     fn keep(&self, tracked: Tracked) -> Option<Tracked> {
         // On other file systems nobody knows what keeping a file open means to others.
-        if !tracked.file().is_some_and(|file| sys::is_known_local(file, tracked.facts().id)) {
+        if !tracked.file().is_some_and(|file| sys::is_known_local(file, tracked.stamp().id)) {
             return Some(tracked);
         }
         {
@@ -112,7 +112,7 @@ pub(super) struct Description {
 
 impl Description {
     fn new(tracked: Tracked, home: &Arc<Home>, is_reused: bool) -> Self {
-        let id = tracked.facts().id;
+        let id = tracked.stamp().id;
         Self { tracked: Some(tracked), id, home: Some(Arc::clone(home)), is_reused, is_clean: false }
     }
 
@@ -149,7 +149,7 @@ impl Description {
     }
 
     pub(super) fn is_regular(&self) -> bool {
-        self.tracked.as_ref().is_some_and(|tracked| tracked.facts().is_regular)
+        self.tracked.as_ref().is_some_and(|tracked| tracked.stamp().kind == Kind::Regular)
     }
 
     /// Whether `path` leads to this file, for a description that was not opened at the path just now.
@@ -203,7 +203,7 @@ fn take_parked<R: Default>(id: FileId, take: impl FnOnce(&mut Vec<Tracked>) -> R
 
 /// Closes a description that has nothing locked, and all that are parked for its file, or parks it too.
 fn put_away(tracked: Tracked) {
-    let id = tracked.facts().id;
+    let id = tracked.stamp().id;
     let Some(file) = tracked.file() else { return };
     if is_safe_to_close(file) {
         let parked = if FILES_PARKED.load(Ordering::Relaxed) == 0 {

@@ -140,7 +140,7 @@ pub(super) fn tell_of_fallback(flaw: Flaw, path: &Path, device: u64) {
 fn second_lock(path: &Path, id: FileId) -> io::Result<Option<Honesty>> {
     // What is at the path exists, so the mode for a new file does not matter.
     let second = Tracked::open(|| Ok(sys::open_lock_file(path, None)?.0))?;
-    let Some(file) = second.file().filter(|_| second.facts().id == id) else { return Ok(None) };
+    let Some(file) = second.file().filter(|_| second.stamp().id == id) else { return Ok(None) };
     match sys::try_lock(file) {
         Ok(()) => Ok(Some(Honesty::Dishonest)),
         Err(error) if sys::classify(&error) == Verdict::Contended => Ok(Some(Honesty::Honest)),

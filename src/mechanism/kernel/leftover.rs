@@ -24,7 +24,7 @@ pub(in crate::mechanism) fn visit(
     removes: bool,
 ) -> Result<Leftover, Error> {
     let file = match Tracked::open(|| names::open_to_lock(site.at()?)) {
-        Ok(file) if file.facts().id != id => return Ok(Leftover::Gone),
+        Ok(file) if file.stamp().id != id => return Ok(Leftover::Gone),
         Ok(file) => file,
         Err(error) => return refusal("open", path, error),
     };

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind};
 use crate::fork::Tracked;
-use crate::sys::{self, Facts, FileId, Verdict, names};
+use crate::sys::{self, FileId, Kind, Stamp, Verdict, names};
 
 /// How often an attempt starts again because the file was replaced under it. filelock 3.29 removes its
 /// file at each release, so this happens in earnest; a file that is *never* the one at its path has inode
@@ -131,7 +131,7 @@ impl KernelLock {
 /// Removes the empty file at the path that we have created to lock it, and could not: as a marker it would be held for
 /// ever. A contender who finds it in between takes the lock for held, and asks again.
 fn remove_placeholder(path: &Path, placeholder: &Tracked) -> Result<(), Error> {
-    let is_there = sys::is_at(path, placeholder.facts().id).map_err(|error| failed("stat", path, error))?;
+    let is_there = sys::is_at(path, placeholder.stamp().id).map_err(|error| failed("stat", path, error))?;
     if is_there { MarkerLock::remove(path).map_err(|error| failed("unlink", path, error)) } else { Ok(()) }
 }
 
@@ -159,7 +159,7 @@ impl Mechanism for KernelLock {
             match locked {
                 Locked::Yes(mut guard) => {
                     if guard.is_there(path).map_err(|error| failed("stat", path, error))? {
-                        self.known_owner.store(mark_of(guard.file.facts()), Ordering::Relaxed);
+                        self.known_owner.store(mark_of(guard.file.stamp()), Ordering::Relaxed);
                         match guard.is_honest(path).map_err(|error| failed("lock", path, error))? {
                             Some(true) => {
                                 guard.removal = self.removal(path);
@@ -176,11 +176,11 @@ impl Mechanism for KernelLock {
                     removed = guard.is_removed();
                 }
                 Locked::NotImplemented(file, is_new) => {
-                    honesty::note_missing(file.facts().id.device);
+                    honesty::note_missing(file.stamp().id.device);
                     if is_new {
                         remove_placeholder(path, &file)?;
                     }
-                    return self.fall_back(Flaw::Missing, path, file.facts().id.device, terms);
+                    return self.fall_back(Flaw::Missing, path, file.stamp().id.device, terms);
                 }
                 Locked::Contended(id) => return Ok(Attempt::Contended(id)),
                 Locked::Interrupted => return Ok(Attempt::Interrupted),
@@ -218,7 +218,7 @@ impl Mechanism for KernelLock {
             return Ok(None);
         }
         let Opened::Yes((tracked, _)) = self.open(path)? else { return Ok(None) };
-        let wakes_waiters = |file| sys::is_known_local(file, tracked.facts().id);
+        let wakes_waiters = |file| sys::is_known_local(file, tracked.stamp().id);
         if !tracked.file().is_some_and(wakes_waiters) {
             return Ok(None);
         }
@@ -247,7 +247,7 @@ impl KernelLock {
             Opened::Contended => return Ok(Locked::Contended(None)),
             Opened::Interrupted => return Ok(Locked::Interrupted),
         };
-        let id = tracked.facts().id;
+        let id = tracked.stamp().id;
         let Some(file) = tracked.file() else { return Ok(Locked::Interrupted) };
         if manners == Manners::Polite && self.is_line_occupied(file, id) {
             return Ok(Locked::Contended(Some(id)));
@@ -315,15 +315,15 @@ impl KernelLock {
             Opened::Contended => return Ok(Opened::Contended),
             Opened::Interrupted => return Ok(Opened::Interrupted),
         };
-        let facts = tracked.facts();
-        if !facts.is_regular {
+        let stamp = tracked.stamp();
+        if stamp.kind != Kind::Regular {
             return Err(no_lock_file(path, sys::special_file_error()));
         }
-        let is_trusted = || sys::is_trusted(path, facts).map_err(|error| failed("stat", path, error));
-        if mark_of(facts) != known_owner && !is_trusted()? {
+        let is_trusted = || sys::is_trusted(path, stamp).map_err(|error| failed("stat", path, error));
+        if mark_of(stamp) != known_owner && !is_trusted()? {
             let explanation = format!(
                 "anybody may create files in this sticky folder, and this one belongs to uid {}",
-                facts.owner
+                stamp.owner
             );
             return Err(
                 Error::caused(ErrorKind::Refused, "lock", path, sys::distrust_error()).because(explanation)
@@ -334,8 +334,8 @@ impl KernelLock {
 }
 
 /// The owner as [`KernelLock::known_owner`] has it.
-fn mark_of(facts: &Facts) -> u64 {
-    u64::from(facts.owner) + 1
+fn mark_of(stamp: &Stamp) -> u64 {
+    u64::from(stamp.owner) + 1
 }
 
 /// A lock that is held. Its drop closes the file, which gives the lock back as the last copy goes.
@@ -398,8 +398,8 @@ impl KernelGuard {
     }
 
     fn is_removed(&self) -> bool {
-        let facts = |file: &File| sys::facts(file).is_ok_and(|facts| facts.links == 0);
-        self.file.file().is_some_and(facts)
+        let has_no_name = |file: &File| names::stamp_of(file).is_ok_and(|stamp| stamp.links == 0);
+        self.file.file().is_some_and(has_no_name)
     }
 }
 

@@ -32,7 +32,7 @@ impl KernelPlace {
         removal: Option<Removal>,
         close_errors: CloseErrors,
     ) -> Self {
-        Self { id: file.facts().id, opened: Some(file), path: path.to_owned(), removal, close_errors }
+        Self { id: file.stamp().id, opened: Some(file), path: path.to_owned(), removal, close_errors }
     }
 
     /// The file; an error in a forked child, whose parent's it is.

@@ -48,7 +48,7 @@ impl Removal {
     /// # Errors
     /// Those of removing it.
     pub(super) fn remove_if_idle(self, file: &mut Tracked) -> io::Result<bool> {
-        let id = file.facts().id;
+        let id = file.stamp().id;
         if !names::REMOVES_OPEN_FILES {
             drop(file.close());
             return self.remove(id);

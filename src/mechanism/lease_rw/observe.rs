@@ -168,10 +168,10 @@ fn shared(readers: &Readers) -> Option<Vec<Seen>> {
     let name = shared_name()?;
     let mut bytes = Vec::new();
     let file = crate::fork::Tracked::open(|| names::open_to_read(readers.named(&name)?)).ok()?;
-    let file = file.file()?;
-    if names::stamp_of(file).ok()?.kind != sys::Kind::Regular {
+    if file.stamp().kind != sys::Kind::Regular {
         return None;
     }
+    let file = file.file()?;
     io::Read::read_to_end(&mut io::Read::take(file, (MOST * 128) as u64), &mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     Some(text.lines().filter_map(Seen::parse).take(MOST).collect())
@@ -214,8 +214,16 @@ mod tests {
     fn marker(bytes: &[u8], modified: i64) -> Marker {
         let id = FileId { device: 1, inode: 2 };
         let modified = (modified, 0);
-        let stamp =
-            Stamp { id, kind: Kind::Regular, mode: 0, links: 1, size: 0, modified, changed: modified };
+        let stamp = Stamp {
+            id,
+            kind: Kind::Regular,
+            mode: 0,
+            links: 1,
+            owner: 0,
+            size: 0,
+            modified,
+            changed: modified,
+        };
         Marker { bytes: bytes.to_owned(), stamp }
     }
 

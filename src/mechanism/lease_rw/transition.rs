@@ -55,6 +55,7 @@ impl Drop for Turn {
 
 /// What entering came to.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 pub(super) enum Entered<'a> {
     Inside(Transition<'a>),
     /// Somebody else is.

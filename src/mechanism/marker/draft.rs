@@ -22,7 +22,7 @@ pub(in crate::mechanism) struct OwnMarker {
 
 impl OwnMarker {
     pub(in crate::mechanism) fn id(&self) -> FileId {
-        self.file.facts().id
+        self.file.stamp().id
     }
 }
 
@@ -60,11 +60,11 @@ fn create_plain(site: &Site, name: &OsStr, form: &Form) -> io::Result<Tracked> {
 /// Writes the record, and takes the lock by which waiters of this machine are woken.
 fn fill(made: &Tracked, form: &Form) -> io::Result<()> {
     let mut file = made.own_file()?;
-    if form.mode.is_some() {
+    if form.mode.is_some() && made.stamp().mode & 0o7777 != bits(form.mode) {
         names::set_mode(file, bits(form.mode))?;
     }
     file.write_all(&form.to_bytes())?;
-    if sys::is_known_local(file, made.facts().id) {
+    if sys::is_known_local(file, made.stamp().id) {
         // Nobody else knows the file yet. Who cannot be woken asks again and again.
         drop(sys::try_lock(file));
     }

@@ -58,13 +58,6 @@ pub struct MarkerLock {
     tenure: Tenure,
 }
 
-/// What an attempt found that did not get the lock.
-enum Contention {
-    By(FileId),
-    /// Somebody is about to take it, or has just been faster.
-    Unseen,
-}
-
 impl MarkerLock {
     /// A lock whose markers get the permission bits `mode`, without those that let others write; `None` leaves them
     /// to the umask.
@@ -139,14 +132,9 @@ impl MarkerLock {
     }
 
     /// One attempt. `locked` is a marker that the caller has waited for, and whose file it has locked.
-    fn attempt(
-        &self,
-        path: &Path,
-        terms: Terms,
-        locked: Option<FileId>,
-    ) -> Result<Result<MarkerGuard, Contention>, Error> {
+    fn attempt(&self, path: &Path, terms: Terms, locked: Option<FileId>) -> Result<Attempt, Error> {
         if terms.manners == Manners::Polite && courtesy::due(path.file_name()).is_some() {
-            return Ok(Err(Contention::Unseen));
+            return Ok(Attempt::Contended(None));
         }
         let begun = health::now();
         let site = Site::open(path)?;
@@ -154,57 +142,50 @@ impl MarkerLock {
             let Some(stamp) = site.look()? else {
                 let form = Form::new(self.mode, &self.tenure);
                 match draft::create(&site, &site.name, &form)? {
-                    Some(draft) => return self.hold(site, draft, form, begun),
+                    Some(marker) => return self.grant(site, marker, form, begun),
                     None => continue,
                 }
             };
             let occupant = match occupant::read(&site, &site.name, &stamp)? {
                 Found::Nothing => continue,
-                Found::Unreadable(file) => return Ok(Err(Contention::By(file))),
+                Found::Unreadable(file) => return Ok(Attempt::Contended(Some(file))),
                 Found::Marker(occupant) => occupant,
             };
             // A lifetime is a request to take the marker of whoever has it, also of one who is stopped as he reclaims.
             let is_up = occupant.is_up_for_reclaim(&site, &self.tenure, locked)?;
             if !is_up && !occupant.is_aged(terms.lifetime) {
-                return Ok(Err(Contention::By(occupant.stamp.id)));
+                return Ok(Attempt::Contended(Some(occupant.stamp().id)));
             }
             let form = Form::new(self.mode, &self.tenure);
             return match reclaim::reclaim(&site, &occupant, &form)? {
-                Some(draft) => self.hold(site, draft, form, begun),
-                None => Ok(Err(Contention::By(occupant.stamp.id))),
+                Some(marker) => self.grant(site, marker, form, begun),
+                None => Ok(Attempt::Contended(Some(occupant.stamp().id))),
             };
         }
-        Ok(Err(Contention::Unseen))
+        // Somebody is about to take it, or has just been faster.
+        Ok(Attempt::Contended(None))
     }
 
-    /// Makes a marker of our own a hold.
-    fn hold(
-        &self,
-        site: Site,
-        draft: OwnMarker,
-        form: Form,
-        begun: Duration,
-    ) -> Result<Result<MarkerGuard, Contention>, Error> {
+    /// Makes a marker of our own a hold. A lease that took too long to make is none.
+    fn grant(&self, site: Site, marker: OwnMarker, form: Form, begun: Duration) -> Result<Attempt, Error> {
         let lease = match &self.tenure {
             Tenure::Lease(terms) => form.token.map(|token| (terms, token)),
             Tenure::Unstated | Tenure::Exclusive => None,
         };
         let close_errors = if self.ignores_close_errors { CloseErrors::Suppress } else { CloseErrors::Raise };
-        let guard = MarkerGuard::new(site, draft, close_errors, lease.is_some());
-        Ok(match lease {
-            Some((terms, token)) => guard.begin_lease(terms, token, begun)?.ok_or(Contention::Unseen),
-            None => Ok(guard),
-        })
+        let guard = MarkerGuard::new(site, marker, close_errors, lease.is_some());
+        let guard = match lease {
+            Some((terms, token)) => guard.begin_lease(terms, token, begun)?,
+            None => Some(guard),
+        };
+        Ok(guard.map_or(Attempt::Contended(None), |guard| Attempt::Acquired(Box::new(guard))))
     }
 
     /// As [`Mechanism::try_acquire`], for who has waited for the marker `locked` and has its file locked.
     fn try_acquire_after(&self, path: &Path, terms: Terms, locked: Option<FileId>) -> Result<Attempt, Error> {
         match self.attempt(path, terms, locked) {
-            Ok(Ok(guard)) => Ok(Attempt::Acquired(Box::new(guard))),
-            Ok(Err(Contention::By(file))) => Ok(Attempt::Contended(Some(file))),
-            Ok(Err(Contention::Unseen)) => Ok(Attempt::Contended(None)),
             Err(error) if is_interrupted(&error) => Ok(Attempt::Interrupted),
-            Err(error) => Err(error),
+            attempted => attempted,
         }
     }
 }

@@ -1,16 +1,16 @@
 //! What stands at the name of a marker, and whether it still holds anything.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::form::Tenure;
 use super::site::Site;
 use crate::error::Error;
-use crate::fork::ForkMutex;
-use crate::fork::Tracked;
+use crate::fork::{ForkMutex, Tracked};
+use crate::mechanism::look;
 use crate::process::{self, Fate};
-use crate::record::{self, Content, OwnerMode, Record};
+use crate::record::{Content, OwnerMode, Record};
 use crate::sys::{self, FileId, Kind, Stamp, Verdict, names};
 
 /// For how long something that is no marker must have been seen unchanged before it is taken for the rest of one: its
@@ -21,7 +21,6 @@ pub(super) const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(in crate::mechanism) struct Occupant {
     pub(in crate::mechanism) file: Tracked,
-    pub(in crate::mechanism) stamp: Stamp,
     pub(in crate::mechanism) content: Content,
 }
 
@@ -56,25 +55,9 @@ pub(in crate::mechanism) fn read(site: &Site, name: &std::ffi::OsStr, stamp: &St
         }
         Err(error) => return Err(site.failed("open", error)),
     };
-    let read = || -> io::Result<_> {
-        let file = file.own_file()?;
-        // Looked at first: what is written after that makes another stamp.
-        let stamp = names::stamp_of(file)?;
-        if stamp.kind != Kind::Regular {
-            return Ok((stamp, Content::Malformed));
-        }
-        let mut bytes = Vec::with_capacity(128);
-        file.take(record::LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(names::of_open_file)?;
-        if !sys::is_known_local(file, stamp.id) {
-            names::check_with_server(file)?;
-        }
-        Ok((stamp, Content::parse(&bytes)))
-    };
-    match read() {
-        Ok((stamp, content)) => {
-            refuse_other_kinds(site, &stamp)?;
-            Ok(Found::Marker(Occupant { file, stamp, content }))
-        }
+    refuse_other_kinds(site, file.stamp())?;
+    match look::read(&file) {
+        Ok(bytes) => Ok(Found::Marker(Occupant { file, content: Content::parse(&bytes) })),
         Err(error) if names::is_stale(&error) => {
             names::forget(at);
             Ok(Found::Nothing)
@@ -94,9 +77,14 @@ fn refuse_other_kinds(site: &Site, stamp: &Stamp) -> Result<(), Error> {
 }
 
 impl Occupant {
+    /// What the file was when it was opened, before it was read.
+    pub(in crate::mechanism) fn stamp(&self) -> &Stamp {
+        self.file.stamp()
+    }
+
     /// Whether the marker counts as abandoned by its age alone, although its owner may live.
     pub(super) fn is_aged(&self, lifetime: Option<Duration>) -> bool {
-        self.content != Content::Strict && lifetime.is_some_and(|lifetime| age(&self.stamp) >= lifetime)
+        self.content != Content::Strict && lifetime.is_some_and(|lifetime| age(self.stamp()) >= lifetime)
     }
 
     /// Whether the marker holds nothing any more, and no other contender of ours is about to reclaim it.
@@ -148,11 +136,11 @@ impl Occupant {
     /// interleaving. `locked` is a marker whose file the caller has locked already. Where there are no such locks,
     /// nobody is kept away.
     fn keep_others_away(&self, locked: Option<FileId>) -> bool {
-        if locked == Some(self.stamp.id) {
+        if locked == Some(self.stamp().id) {
             return true;
         }
         let Some(file) = self.file.file() else { return false };
-        if !sys::is_known_local(file, self.stamp.id) {
+        if !sys::is_known_local(file, self.stamp().id) {
             return true;
         }
         !sys::try_lock(file).is_err_and(|error| sys::classify(&error) == Verdict::Contended)
@@ -191,16 +179,16 @@ impl Occupant {
     }
 
     fn is_local(&self) -> bool {
-        self.file.file().is_some_and(|file| sys::is_known_local(file, self.stamp.id))
+        self.file.file().is_some_and(|file| sys::is_known_local(file, self.stamp().id))
     }
 
     fn is_past_grace(&self) -> bool {
-        is_past_grace(&self.stamp)
+        is_past_grace(self.stamp())
     }
 
     /// For how long this process has known the marker to be as it is, by its own clock.
     pub(super) fn unchanged_for(&self) -> Duration {
-        unchanged_for(&self.stamp)
+        unchanged_for(self.stamp())
     }
 }
 

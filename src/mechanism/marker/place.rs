@@ -82,7 +82,7 @@ impl Until {
                 Ok(Some(Self::Closed(occupant.file)))
             }
             // Its owner has just removed it, and then closed it: whoever waits for it must not wait for us.
-            Ok(()) if !site.is_still(&occupant.stamp)? => at_once(),
+            Ok(()) if !site.is_still(occupant.stamp())? => at_once(),
             tried => {
                 // Who reclaims it needs the lock, and this one may be stopped while it has it.
                 if tried.is_ok() {
@@ -101,7 +101,7 @@ fn unsupported() -> io::Error {
 impl Place for MarkerPlace {
     fn file(&self) -> Option<FileId> {
         match &self.until {
-            Until::Closed(file) | Until::Unknown(file) => Some(file.facts().id),
+            Until::Closed(file) | Until::Unknown(file) => Some(file.stamp().id),
             Until::Instant(_) => None,
         }
     }
@@ -147,7 +147,7 @@ impl Place for MarkerPlace {
 
     fn into_guard(self: Arc<Self>) -> Result<Option<Box<dyn Guard>>, Error> {
         let terms = Terms { manners: Manners::Hasty, ..self.terms };
-        let locked = if let Until::Closed(file) = &self.until { Some(file.facts().id) } else { None };
+        let locked = if let Until::Closed(file) = &self.until { Some(file.stamp().id) } else { None };
         match self.lock.try_acquire_after(&self.path, terms, locked)? {
             Attempt::Acquired(guard) => Ok(Some(guard)),
             Attempt::Contended(_) | Attempt::Interrupted => Ok(None),

@@ -29,7 +29,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 
 /// Replaces the stale marker `judged` by one of our own; `None`: it could not be had, somebody else may hold it.
 pub(super) fn reclaim(site: &Site, judged: &Occupant, form: &Form) -> Result<Option<OwnMarker>, Error> {
-    if !site.is_still(&judged.stamp)? {
+    if !site.is_still(judged.stamp())? {
         return Ok(None);
     }
     if let Some(dead_pid) = judged.dead_pid() {
@@ -52,7 +52,7 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, form: &Form) -> Result<Opt
         Err(error) => return Err(error),
     };
     let aside = Aside { site, own: own.id(), own_file: &own, name };
-    if !site.is_still(&judged.stamp).inspect_err(|_| aside.discard())? {
+    if !site.is_still(judged.stamp()).inspect_err(|_| aside.discard())? {
         aside.discard();
         return Ok(None);
     }
@@ -63,7 +63,7 @@ pub(super) fn reclaim(site: &Site, judged: &Occupant, form: &Form) -> Result<Opt
     // Whatever the call says, the names tell what was done: a server may repeat a request.
     let exchanged = aside.exchange();
     match aside.look() {
-        Ok(Some(stamp)) if stamp.is_same_content(&judged.stamp) => {
+        Ok(Some(stamp)) if stamp.is_same_content(judged.stamp()) => {
             aside.discard();
             Ok(Some(own))
         }
@@ -97,10 +97,11 @@ fn none_if_impossible(site: &Site, exchanged: io::Result<()>) -> Result<(), Erro
 fn move_away(site: &Site, judged: &Occupant, aside: &OsStr) -> Result<bool, Error> {
     let named = |name| site.named(name).map_err(|error| site.failed("rename", error));
     let (at, aside) = (named(&site.name)?, named(aside)?);
-    if !site.is_still(&judged.stamp)? || names::rename(at, aside.name).is_err() {
+    if !site.is_still(judged.stamp())? || names::rename(at, aside.name).is_err() {
         return Ok(false);
     }
-    if names::look(aside).is_ok_and(|stamp| stamp.is_some_and(|stamp| stamp.is_same_content(&judged.stamp))) {
+    if names::look(aside).is_ok_and(|stamp| stamp.is_some_and(|stamp| stamp.is_same_content(judged.stamp())))
+    {
         drop(names::remove(aside));
         return Ok(true);
     }

@@ -83,9 +83,9 @@ fn settle(site: &Site, judged: &Occupant, breaker: u32, claimed: &OsStr) -> Resu
         Ok(Found::Nothing) => return Ok(Some(Recovery::NotToBeHad)),
         Ok(Found::Marker(_) | Found::Unreadable(_)) | Err(_) => {}
     }
-    if site.is_still(&judged.stamp)? && names::exchange(at, &site.name).is_ok() {
+    if site.is_still(judged.stamp())? && names::exchange(at, &site.name).is_ok() {
         match names::look(at).map_err(failed)? {
-            Some(out) if out.is_same_content(&judged.stamp) => {
+            Some(out) if out.is_same_content(judged.stamp()) => {
                 names::remove(at).map_err(failed)?;
                 return Ok(Some(Recovery::NotToBeHad));
             }

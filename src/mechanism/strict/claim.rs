@@ -117,7 +117,7 @@ impl Claim {
 
     /// Gives it its second name, which keeps those out that come later with a smaller token.
     pub(super) fn hold(&self, rooms: &Rooms) -> Result<(), Error> {
-        let (claims, id) = (&rooms.claims, self.file.facts().id);
+        let (claims, id) = (&rooms.claims, self.file.stamp().id);
         let [held, intent] =
             [ClaimState::Held, ClaimState::Intent].map(|state| OsString::from(state.claim(self.token())));
         let linked = claims.named(&intent).and_then(|at| names::link(at, &held));
@@ -141,7 +141,7 @@ pub(super) struct StrictGuard {
 
 impl Guard for StrictGuard {
     fn file(&self) -> FileId {
-        self.sentinel.facts().id
+        self.sentinel.stamp().id
     }
 
     /// The second name goes first: without it a smaller token may win, so the lock is free then, and what is left of the

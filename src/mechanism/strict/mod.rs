@@ -120,7 +120,7 @@ impl StrictLock {
             Ok(sentinel) => sentinel,
             Err(contention) => return Ok(Err(contention)),
         };
-        let id = sentinel.facts().id;
+        let id = sentinel.stamp().id;
         let contended = || Ok(Err(Contention::By(id)));
         claim::settle(&rooms);
         if !rooms.scan()?.claims.is_empty() {

@@ -108,7 +108,7 @@ fn judge(site: &Site, stamp: &Stamp) -> Result<Option<Result<Tracked, Stranger>>
 }
 
 fn judge_marker(occupant: &Occupant) -> Stranger {
-    let file = occupant.stamp.id;
+    let file = occupant.stamp().id;
     if let Some(Record { pid, host, .. }) = occupant.content.owner() {
         return if occupant.is_stale() {
             Stranger::Never(format!(
@@ -130,7 +130,7 @@ fn judge_marker(occupant: &Occupant) -> Stranger {
         | Content::Malformed
         | Content::Strict => {
             let what = "a file that is neither the sentinel of strict locks nor a marker of a soft lock";
-            Stranger::Unknown(occupant.stamp, what.to_owned())
+            Stranger::Unknown(*occupant.stamp(), what.to_owned())
         }
     }
 }
