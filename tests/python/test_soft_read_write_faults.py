@@ -151,6 +151,17 @@ def test_what_fails_for_ever_is_an_error_and_no_hold(cycles: Cycles, mode: str, 
     assert cycles.left() == []
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_waiter_waits_until_the_trouble_is_over(cycles: Cycles, mode: str) -> None:
+    """Through several attempts, each of which looks eight times."""
+    first = next(call for call in cycles.calls(mode) if call.name == "linkat")
+    fault = f"inject=linkat:error=ESTALE:when={first.number}..{first.number + 23}"
+    waiter = cycles.run(mode, fault, timeout=LONG)
+    assert waiter.status() == 0
+    assert sum("(INJECTED)" in call.text for call in waiter.calls()) == 24
+    assert cycles.left() == []
+
+
 # Heartbeats. They are another thread's.
 
 

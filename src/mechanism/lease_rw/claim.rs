@@ -493,6 +493,9 @@ mod tests {
         let attempt = bid.attempt()?;
         assert!(matches!(attempt, Attempt::Contended(_)));
         let spent = claim()?.name.clone();
+        let attempt = bid.attempt()?;
+        assert!(matches!(attempt, Attempt::Contended(_)));
+        assert_eq!(claim()?.name, spent, "it stays between two attempts");
         claim()?.health.lock().is_doubtful = true;
         let attempt = bid.attempt()?;
         assert!(matches!(attempt, Attempt::Contended(_)));

@@ -39,12 +39,14 @@ mod seam;
 mod stops;
 mod taking;
 mod transition;
+#[cfg(test)]
+#[cfg(unix)]
+mod troubles;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use claim::{Claim, LeaseGuard};
 use judge::{Judge, Verdict};
@@ -62,7 +64,7 @@ use crate::sys::{self, FileId, names};
 /// How often an attempt begins again because the file system said something that does not last; or lists again because
 /// those who were listed are gone.
 const ROUNDS: u32 = 8;
-/// How many attempts in a row may end with that.
+/// How many attempts of a waiter may end with that in a row.
 const TROUBLES: u32 = 64;
 
 /// A lock for readers and writers by leases on files.
@@ -78,8 +80,6 @@ struct Shared {
     settings: LeaseSettings,
     monitor: Arc<LeaseMonitor>,
     observer: Observer,
-    /// How many attempts in a row the file system has spoilt.
-    troubles: AtomicU32,
 }
 
 /// What an attempt came to that did not get the lock.
@@ -96,15 +96,15 @@ impl LeaseReadWriteLock {
     /// A lock whose holders go by `settings`, and are told by `monitor` what becomes of their holds.
     #[must_use]
     pub fn new(settings: LeaseSettings, monitor: Arc<LeaseMonitor>) -> Self {
-        let (observer, troubles) = (Observer::new(), AtomicU32::new(0));
-        Self { shared: Arc::new(Shared { settings, monitor, observer, troubles }) }
+        Self { shared: Arc::new(Shared { settings, monitor, observer: Observer::new() }) }
     }
 }
 
 impl Mechanism for LeaseReadWriteLock {
     fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
-        let mut claim = None;
-        let attempt = self.shared.attempt(path, terms, &mut claim);
+        let (mut claim, mut troubles) = (None, 0);
+        let troubles = (terms.manners != Manners::Hasty).then_some(&mut troubles);
+        let attempt = self.shared.attempt(path, terms, &mut claim, troubles);
         withdraw(&mut claim);
         attempt
     }
@@ -115,7 +115,7 @@ impl Mechanism for LeaseReadWriteLock {
 
     fn bid(&self, path: &Path, terms: Terms) -> Option<Box<dyn Bid>> {
         let (shared, path) = (Arc::clone(&self.shared), path.to_owned());
-        Some(Box::new(LeaseBid { shared, path, terms, claim: None }))
+        Some(Box::new(LeaseBid { shared, path, terms, claim: None, troubles: 0 }))
     }
 
     fn begins_with_bid(&self) -> bool {
@@ -130,12 +130,14 @@ struct LeaseBid {
     path: PathBuf,
     terms: Terms,
     claim: Option<Arc<Claim>>,
+    /// How many attempts in a row the file system has spoilt.
+    troubles: u32,
 }
 
 impl Bid for LeaseBid {
     fn attempt(&mut self) -> Result<Attempt, Error> {
         let before = self.claim.clone();
-        let attempt = self.shared.attempt(&self.path, self.terms, &mut self.claim);
+        let attempt = self.shared.attempt(&self.path, self.terms, &mut self.claim, Some(&mut self.troubles));
         // Also one that was published in the place of one that was spent.
         if let Some(claim) = &self.claim {
             if !before.is_some_and(|before| Arc::ptr_eq(&before, claim)) {
@@ -166,7 +168,15 @@ fn withdraw(claim: &mut Option<Arc<Claim>>) {
 
 impl Shared {
     /// One attempt. A writer's `claim` is what it has published, before and after; it is taken out when it is granted.
-    fn attempt(&self, path: &Path, terms: Terms, claim: &mut Option<Arc<Claim>>) -> Result<Attempt, Error> {
+    /// Who waits has `troubles`, the number of its attempts in a row that the file system has spoilt, and asks again after
+    /// a pause, whatever its manners; who does not is told at once.
+    fn attempt(
+        &self,
+        path: &Path,
+        terms: Terms,
+        claim: &mut Option<Arc<Claim>>,
+        mut troubles: Option<&mut u32>,
+    ) -> Result<Attempt, Error> {
         let mut round = 0;
         loop {
             round += 1;
@@ -180,7 +190,9 @@ impl Shared {
             };
             let error = match attempted {
                 Ok(outcome) => {
-                    self.troubles.store(0, Ordering::Relaxed);
+                    if let Some(troubles) = &mut troubles {
+                        **troubles = 0;
+                    }
                     match outcome {
                         Ok(claim) => return Ok(Attempt::Acquired(Box::new(LeaseGuard { claim }))),
                         Err(Contention::By(file)) => {
@@ -203,12 +215,12 @@ impl Shared {
             if round < ROUNDS {
                 continue;
             }
-            // Who waits asks again after a pause; who does not wants to know.
-            let troubles = self.troubles.fetch_add(1, Ordering::Relaxed);
-            return if terms.manners == Manners::Hasty || troubles >= TROUBLES {
-                Err(error)
-            } else {
-                Ok(Attempt::Contended(None))
+            return match troubles {
+                Some(troubles) if *troubles < TROUBLES => {
+                    *troubles += 1;
+                    Ok(Attempt::Contended(None))
+                }
+                Some(_) | None => Err(error),
             };
         }
     }
