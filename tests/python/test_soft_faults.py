@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import time
+from functools import partial
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from peers import Peer, blocks_then_proceeds
 from soft_peers import LINUX, Call, Victim, contents, dead_record, is_free, names, record, start_token
+from soft_rw_peers import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,6 +222,43 @@ def test_a_marker_is_fresh_when_its_maker_was_stopped_between_writing_and_naming
     stopped.cont().wait()
     assert attempts.path.stat().st_mtime >= begun - clock_tick
     assert stopped.status() == 0
+
+
+# Waiting
+
+
+WAIT = """
+import os
+with FileLock(path).acquire(poll_interval=0.5, cancel_check=lambda: os.getppid() < 0):
+    pass
+"""
+
+
+def has_met(victim: Victim, text: str) -> bool:
+    return text in victim.record.read_text()
+
+
+def test_a_signal_that_cuts_short_a_call_of_a_waiter_costs_nothing(
+    victim: Make, lock_path: Path, soft: Callable[[], Peer]
+) -> None:
+    """At each call from the first question on to the one that blocks: those that open its place."""
+    holder = soft()
+
+    def wait(event: str, *faults: str) -> Victim:
+        """Wait for a lock that is held until the event at least."""
+        holder.acquire(lock_path)
+        waiter = victim(WAIT, *faults, path=lock_path).go()
+        until(partial(has_met, waiter, event))
+        holder.release(lock_path)
+        assert waiter.wait().status() == 0, faults
+        return waiter
+
+    whole = wait("timer_settime").calls()
+    opening = list(dropwhile(lambda call: call.name != "getppid", whole))[1:]
+    opening = list(takewhile(lambda call: not call.name.startswith("rt_"), opening))
+    assert {"openat", "read", "flock"} < {call.name for call in opening}, "the marker is looked at, and its file locked"
+    for call in opening:
+        wait("(INJECTED)", call.fault("error=EINTR"))
 
 
 # Exchanging
