@@ -1,11 +1,12 @@
 //! A lease and the time that passes, by the arithmetic that is used: every sequence of some delays.
 //!
 //! The contender is the worst that there can be: it sees each change at once, and takes the marker as soon as it was
-//! unchanged for the duration. Three laws, for every interval that is shorter than the duration:
+//! unchanged for the duration. Four laws, for every interval that is shorter than the duration:
 //!
 //! *Alone*: as long as the delays are shorter than what the settings leave for them, nobody takes the marker of an owner that
 //! believes to hold it, also where refreshes fail. *Told*: whatever the delays, the first look at a marker that was taken is
-//! the last one. *Granted*: half the duration may pass over the making.
+//! the last one. *Granted*: half the duration may pass over the making. *Patient*: a refresh that fails is made again as long as
+//! an interval is left.
 //!
 //! A marker is *made* at some time after the attempt has begun, and *granted* at another; a refresh has a time to wait for its
 //! worker, one until the marker is touched, and one until it has been looked at.
@@ -151,6 +152,37 @@ fn a_marker_that_was_taken_is_not_looked_at_twice() {
                 let begun = owner.due.max(taken) + DURATION * late / 10;
                 let lost = Ok(Refreshed::Lost(CompromiseReason::OwnerChanged));
                 assert!(matches!(health.note(lost, begun, begun, settings), Prognosis::Over(..)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refresh_that_fails_ends_a_lease_only_when_less_than_an_interval_is_left() {
+    for settings in INTERVALS.map(settings) {
+        let interval = settings.heartbeat_interval;
+        let last = BEGUN + DURATION.saturating_sub(interval);
+        let fail = |now| Health::since(BEGUN).note(Err(io::ErrorKind::Other.into()), now, now, settings);
+        for now in [BEGUN, last] {
+            let prognosis = fail(now);
+            assert!(matches!(prognosis, Prognosis::Beat(pause) if pause == interval / super::SHARE));
+        }
+        let prognosis = fail(last + Duration::from_nanos(1));
+        assert!(matches!(prognosis, Prognosis::Over(CompromiseReason::RefreshFailed, Some(_))));
+    }
+}
+
+/// Who is about to evict it may do so any time later.
+#[test]
+fn whoever_was_late_once_stays_doubtful() {
+    for settings in INTERVALS.map(settings) {
+        let limit = BEGUN + (settings.heartbeat_interval + DURATION) / 2;
+        for (now, is_late) in [(limit, false), (limit + Duration::from_nanos(1), true)] {
+            let mut health = Health::since(BEGUN);
+            for now in [now, now] {
+                let prognosis = health.note(Ok(Refreshed::Fresh), now, now, settings);
+                assert!(matches!(prognosis, Prognosis::Beat(_)));
+                assert_eq!(health.is_doubtful, is_late);
             }
         }
     }
