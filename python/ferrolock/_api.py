@@ -72,7 +72,7 @@ class FileLockMeta(ABCMeta):
     def _note_construction(cls) -> None:
         is_made_as_base = getattr(cls, "__init__", None) in _base_inits and getattr(cls, "__new__", None) is _new
         steps = getattr(cls, "_acquire", None), getattr(cls, "_release", None)
-        cls._is_backend = steps != (NativeLock._attempt, NativeLock._give_back)
+        cls._is_backend = steps != (NativeLock._acquire_below, NativeLock._release_below)
         cls._is_plain = is_made_as_base and not cls._is_backend and not cls.__abstractmethods__
         has_own_methods = (cls.acquire, cls.release) != (NativeLock.acquire, NativeLock.release)
         # Of what is set on a class of another kind nobody hears.

@@ -26,8 +26,8 @@ class SoftFileLock(BaseFileLock):
     """
 
     _has_lifetime = True
-    _acquire = _native.NativeLock._attempt
-    _release = _native.NativeLock._give_back
+    _acquire = _native.NativeLock._acquire_below
+    _release = _native.NativeLock._release_below
 
     _mechanism = "marker"
     """The way in which the lock is represented on disk."""
