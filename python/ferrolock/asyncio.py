@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
 from functools import partial
 from inspect import iscoroutinefunction
 
@@ -19,7 +18,7 @@ from ._error import both_failed
 from ._lease import SoftFileLease
 from ._soft import SoftFileLock
 from ._strict import StrictSoftFileLock
-from ._tasks import Threads, crowd_before, finish, off_loop, settle
+from ._tasks import Home, Threads, crowd_before, finish, off_loop, settle
 from ._unix import UnixFileLock
 from ._windows import WindowsFileLock
 
@@ -176,8 +175,8 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
     _executor: Executor | None = None
     _step_executor: Executor | None = None
     """Where they are made otherwise."""
-    _home: AbstractEventLoop | None = None
-    """The event loop on which a backend was last used."""
+    _home: Home | None = None
+    """Where a backend was last used."""
     _is_inline: bool | None = None
     """Whether system calls are made on the thread of the event loop; None: where that is known not to take long."""
 
@@ -211,7 +210,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         if crowd is not None:
             await crowd.queue_up()
         if type(self)._is_backend:
-            self._home = get_running_loop()
+            self._home = Home.here()
         begun = _native.begin_acquire(self, timeout, poll_interval, blocking, cancel_check is not None, self._is_inline)
         if not isinstance(begun, bool):
             groups = self.context_error_policy == "group"
@@ -244,7 +243,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
         """
         if type(self)._is_backend:
-            self._home = get_running_loop()
+            self._home = Home.here()
         is_inline = self._is_inline
         if is_inline is None:
             is_inline = _native.is_quick(self)
