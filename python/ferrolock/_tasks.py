@@ -165,9 +165,13 @@ async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_e
     """
     Make a call on a thread of the executor.
 
-    It comes to its end whatever happens: a cancellation is raised only then.
+    It comes to its end whatever happens: a cancellation is raised only then. Where no loop runs, a coroutine is closed
+    inside of an ``async with``, and nothing can be waited for: it is made here and now.
     """
-    job = asyncio.get_running_loop().run_in_executor(executor, call)
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return call()
+    job = loop.run_in_executor(executor, call)
     cancelled: asyncio.CancelledError | None = None
     while not job.done():
         try:
@@ -304,9 +308,10 @@ class Home(NamedTuple):
     thread: int
 
     @classmethod
-    def here(cls) -> Home:
-        """The one that is running."""
-        return cls(asyncio.get_running_loop(), threading.get_ident())
+    def here(cls) -> Home | None:
+        """The one that is running, if there is one."""
+        loop = asyncio._get_running_loop()
+        return None if loop is None else cls(loop, threading.get_ident())
 
 
 def finish(step: Coroutine[Any, Any, object], home: Home | None) -> None:

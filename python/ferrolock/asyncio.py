@@ -210,7 +210,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         if crowd is not None:
             await crowd.queue_up()
         if type(self)._is_backend:
-            self._home = Home.here()
+            self._home = Home.here() or self._home
         begun = _native.begin_acquire(self, timeout, poll_interval, blocking, cancel_check is not None, self._is_inline)
         if not isinstance(begun, bool):
             groups = self.context_error_policy == "group"
@@ -243,7 +243,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
         """
         if type(self)._is_backend:
-            self._home = Home.here()
+            self._home = Home.here() or self._home
         is_inline = self._is_inline
         if is_inline is None:
             is_inline = _native.is_quick(self)

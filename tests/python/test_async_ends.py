@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from async_peers import run, threads, until, waiting
-from ferrolock import AsyncFileLock, FileLock, _native
+from backends import AsyncCoroutines, AsyncCounted
+from ferrolock import AsyncFileLock, AsyncSoftFileLock, FileLock, _native
 from peers import is_free, run_program
 
 if TYPE_CHECKING:
@@ -135,6 +136,30 @@ def test_a_waiting_task_that_is_forgotten_with_its_loop_leaves_nothing(lock_path
         print("had")
     """
     assert run_program(source, lock_path) == "had\n"
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+@pytest.mark.parametrize("cls", [AsyncFileLock, AsyncSoftFileLock, AsyncCounted, AsyncCoroutines])
+def test_a_coroutine_that_is_closed_when_no_loop_runs_releases(lock_path: Path, cls: Any, is_closed: bool) -> None:
+    async def hold() -> None:
+        async with lock:
+            await asyncio.get_running_loop().create_future()
+
+    async def begin() -> Any:
+        task = asyncio.ensure_future(hold())
+        await until(lambda: lock.is_locked, "the hold")
+        return task
+
+    with ThreadPoolExecutor(1) as executor:
+        lock = cls(lock_path, executor=executor)
+        loop = asyncio.new_event_loop()
+        task = loop.run_until_complete(begin())
+        if is_closed and cls is not AsyncCoroutines:  # whose release has to be waited for
+            loop.close()
+        task.get_coro().close()
+        assert lock.lock_counter == 0
+        task._log_destroy_pending = False
+        loop.close()
 
 
 def test_an_executor_that_was_shut_down_is_an_error_and_no_cancellation(lock_path: Path) -> None:
