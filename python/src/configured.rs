@@ -119,21 +119,20 @@ impl Configured {
 
     /// Whether `on_acquired` is to hear of it.
     pub(crate) fn is_news(&self, level: Level) -> bool {
-        level == Level::First && self.policies.on_acquired().is_some()
+        level == Level::First && self.policies.has_on_acquired()
     }
 
     /// Calls `on_acquired` with the descriptor by which the caller has come to hold the lock.
     pub(crate) fn announce(&self, py: Python<'_>, caller: &Caller) -> PyResult<()> {
-        let Some(hook) = self.policies.on_acquired() else { return Ok(()) };
+        let Some(hook) = self.policies.on_acquired(py) else { return Ok(()) };
         // None: a callback has released it, or forked.
         let Some(descriptor) = self.descriptor(py, caller.owner)? else { return Ok(()) };
-        let hook = hook.bind(py);
         let is_native = self.backend.as_ref().map_or(Ok(true), |backend| backend.is_held_below(py))?;
         if ferrolock::ERRORS_ARE_WIN32 && is_native {
             let lend = py.import("ferrolock._descriptor")?.getattr("lend")?;
-            return call::call(&lend, &(descriptor, hook).into_pyobject(py)?, None).map(drop);
+            return call::call(&lend, &(descriptor, &hook).into_pyobject(py)?, None).map(drop);
         }
-        call::call(hook, &(descriptor,).into_pyobject(py)?, None).map(drop)
+        call::call(&hook, &(descriptor,).into_pyobject(py)?, None).map(drop)
     }
 
     /// Releases what the caller has just acquired, and will see an `error` instead of.

@@ -88,7 +88,7 @@ impl NativeLock {
         }
     }
 
-    /// For the garbage collector. A cycle through here has something in it that can be cleared.
+    /// For the garbage collector. A cycle through here has something in it that can be cleared, if nothing else a `Clearable`.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.configured.get().map_or(Ok(()), |configured| configured.traverse(&visit))
     }
