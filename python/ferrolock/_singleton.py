@@ -100,7 +100,7 @@ def _refuse_other_options(
     passed: dict[str, Any],
     describe: Callable[[list[str], dict[str, Any], dict[str, Any]], str],
 ) -> None:
-    # What a lock was unpickled with are the usual options only; the others are None if nobody passes them.
+    # Who unpickles has no loop and no executor, and they are None if nobody passes them.
     existing = {name: existing.get(name) for name in passed}
     different = [name for name in passed if _behaviour(name, existing[name]) != _behaviour(name, passed[name])]
     if different:

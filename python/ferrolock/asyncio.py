@@ -283,9 +283,12 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings; loop and executor belong to this process."""
-        make, arguments, state = super().__reduce__()
+        make, (*made_of, options), state = super().__reduce__()
         own = {"_loop", "_run_in_executor", "_executor", "_is_inline", "_step_executor", "_home"}
-        return make, arguments, {name: value for name, value in (state or {}).items() if name not in own} or None
+        state = {name: value for name, value in (state or {}).items() if name not in own}
+        if options is not None:
+            options = {name: value for name, value in options.items() if name not in {"loop", "executor"}}
+        return make, (*made_of, options), state or None
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "run_in_executor": self._run_in_executor}
