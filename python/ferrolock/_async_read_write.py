@@ -186,9 +186,9 @@ class AsyncReadWriteLockBase(_native.NativeDoor, Generic[S, P_co]):
         :raises RuntimeError: if this task has none
         :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
         """
-        owner = self._unnest(force)
+        owner = self._unnest(bool(force))
         if owner is not None:
-            await self._where_said(partial(self._release, owner, force))
+            await self._where_said(partial(self._release, owner, bool(force)))
 
     async def close(self) -> None:
         """
