@@ -161,17 +161,22 @@ class Bell:
         return self._post.put(self)
 
 
+class NotMadeError(RuntimeError):
+    """The executor was shut down before it came to a call, or no event loop runs."""
+
+
 async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_errors: bool = False) -> T:
     """
     Make a call on a thread of the executor.
 
-    It comes to its end whatever happens: a cancellation is raised only then. Where no loop runs, a coroutine is closed
-    inside of an ``async with``, and nothing can be waited for: it is made here and now.
+    It comes to its end whatever happens: a cancellation is raised only then.
+
+    :raises NotMadeError: if it was not made; a cancellation is its ``__cause__``
     """
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        return call()
-    job = loop.run_in_executor(executor, call)
+    try:
+        job = asyncio.get_running_loop().run_in_executor(executor, call)
+    except RuntimeError as error:
+        raise NotMadeError(*error.args) from None
     cancelled: asyncio.CancelledError | None = None
     while not job.done():
         try:
@@ -179,7 +184,7 @@ async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_e
         except asyncio.CancelledError as error:
             cancelled = error
     if job.cancelled():
-        raise RuntimeError("the executor was shut down before it came to the call") from cancelled
+        raise NotMadeError("the executor was shut down before it came to the call") from cancelled
     failure = job.exception()
     if failure is not None:
         if cancelled is not None and groups_errors:
@@ -190,6 +195,20 @@ async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_e
     if cancelled is not None:
         raise cancelled
     return job.result()
+
+
+async def give_back(executor: Executor | None, call: Callable[[], None], *, groups_errors: bool = False) -> None:
+    """
+    Make a call on a thread of the executor, and here where that cannot be: what is held would stay held.
+
+    No loop runs where a coroutine is closed inside of an ``async with``.
+    """
+    try:
+        await off_loop(executor, call, groups_errors=groups_errors)
+    except NotMadeError as error:
+        call()
+        if error.__cause__ is not None:
+            raise error.__cause__ from None
 
 
 async def settle(
@@ -227,9 +246,9 @@ async def settle(
     except BaseException:
         try:
             if not is_inline and deferred.is_granted:
-                await off_loop(executor, deferred.withdraw)
+                await give_back(executor, deferred.withdraw)
         finally:
-            deferred.withdraw()  # also where the executor does not do it any more; otherwise nothing is left to do
+            deferred.withdraw()  # otherwise nothing is left to do
         if bell is not None and deferred.is_leaving:
             await _leave(deferred, bell)
         raise

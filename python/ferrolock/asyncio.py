@@ -18,7 +18,7 @@ from ._error import both_failed
 from ._lease import SoftFileLease
 from ._soft import SoftFileLock
 from ._strict import StrictSoftFileLock
-from ._tasks import Home, Threads, crowd_before, finish, off_loop, settle
+from ._tasks import Home, Threads, crowd_before, finish, give_back, off_loop, settle
 from ._unix import UnixFileLock
 from ._windows import WindowsFileLock
 
@@ -250,7 +250,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         if is_inline or not (self.lock_counter == 1 or (force and self.lock_counter)):
             _native.NativeLock.release(self, force)
         else:
-            await off_loop(
+            await give_back(
                 self._step_executor,
                 partial(_native.NativeLock.release, self, force),
                 groups_errors=self.context_error_policy == "group",

@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from async_peers import run, threads, until, waiting
 from backends import AsyncCoroutines, AsyncCounted
-from ferrolock import AsyncFileLock, AsyncSoftFileLock, FileLock, _native
-from peers import is_free, run_program
+from ferrolock import AsyncFileLock, AsyncReadWriteLock, AsyncSoftFileLock, FileLock, _native
+from peers import LONG, is_free, run_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,6 +185,27 @@ def test_an_executor_that_was_shut_down_is_an_error_and_no_cancellation(lock_pat
 
     run(main())
     assert is_free(lock_path)
+
+
+@pytest.mark.parametrize("is_queued", [True, False])
+@pytest.mark.parametrize("cls", [AsyncFileLock, AsyncSoftFileLock, AsyncCounted, AsyncReadWriteLock])
+def test_what_an_executor_does_not_come_to_is_released_all_the_same(lock_path: Path, cls: Any, is_queued: bool) -> None:
+    async def main() -> None:
+        executor = ThreadPoolExecutor(1)
+        lock = cls(lock_path, executor=executor)
+        await (lock.acquire_write() if cls is AsyncReadWriteLock else lock.acquire())
+        go_on = threading.Event()
+        shut_down = partial(executor.shutdown, wait=False, cancel_futures=True)
+        if is_queued:
+            executor.submit(go_on.wait, LONG)
+            asyncio.get_running_loop().call_soon(shut_down)
+        else:
+            shut_down()
+        await lock.release()
+        assert not lock._is_held_by_anyone()
+        go_on.set()
+
+    run(main())
 
 
 def test_what_is_granted_goes_back_also_without_an_executor(lock_path: Path) -> None:
