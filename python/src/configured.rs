@@ -107,13 +107,18 @@ impl Configured {
         }
     }
 
-    pub(crate) fn release_detached(
+    /// Makes a call into the core that may end in a step of a backend's, which may let other greenlets run.
+    pub(crate) fn away<T: Send>(
         &self,
         py: Python<'_>,
         caller: &Caller,
-        force: bool,
-    ) -> PyResult<Released> {
-        let released = py.detach(|| self.lock.release(caller.owner, force));
+        call: impl FnOnce() -> T + Send,
+    ) -> T {
+        if self.backend.is_some() { caller.away(py, call) } else { py.detach(call) }
+    }
+
+    pub(crate) fn release_for(&self, py: Python<'_>, caller: &Caller, force: bool) -> PyResult<Released> {
+        let released = self.away(py, caller, || self.lock.release(caller.owner, force));
         released.map_err(|error| errors::from_core(py, self.lock_file.bind(py), &error, None))
     }
 
@@ -137,7 +142,7 @@ impl Configured {
 
     /// Releases what the caller has just acquired, and will see an `error` instead of.
     pub(crate) fn take_back(&self, py: Python<'_>, caller: &Caller, error: PyErr) -> PyErr {
-        match self.release_detached(py, caller, false) {
+        match self.release_for(py, caller, false) {
             Ok(_) => error,
             Err(failed) => errors::both(error.value(py), &failed),
         }
