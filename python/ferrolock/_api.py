@@ -72,7 +72,7 @@ class FileLockMeta(ABCMeta):
     def _note_construction(cls) -> None:
         is_made_as_base = getattr(cls, "__init__", None) in _base_inits and getattr(cls, "__new__", None) is _new
         steps = getattr(cls, "_acquire", None), getattr(cls, "_release", None)
-        cls._is_backend = steps != (NativeLock._attempt, NativeLock._give_back)
+        cls._is_backend = steps != (NativeLock._acquire_below, NativeLock._release_below)
         cls._is_plain = is_made_as_base and not cls._is_backend and not cls.__abstractmethods__
         has_own_methods = (cls.acquire, cls.release) != (NativeLock.acquire, NativeLock.release)
         # Of what is set on a class of another kind nobody hears.
@@ -381,7 +381,9 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings: what comes out is unheld."""
-        return _unpickle, (type(self), self.lock_file, self._settings()), self.__dict__ or None
+        state = dict(self.__dict__)
+        options = state.pop("_singleton_options", None)
+        return _unpickle, (type(self), self.lock_file, self._settings(), options), state or None
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -407,19 +409,22 @@ _base_inits.append(BaseFileLock.__init__)
 FileLockMeta.__call__.__wrapped__ = BaseFileLock.__init__  # type: ignore[attr-defined]
 
 
-def _unpickle(cls: Any, lock_file: str, settings: dict[str, Any]) -> Any:
-    """Make a lock without the ``__init__`` of a subclass, whose arguments nobody recorded."""
+def _unpickle(cls: Any, lock_file: str, settings: dict[str, Any], options: dict[str, Any] | None) -> Any:
+    """
+    Make a lock without the ``__init__`` of a subclass, whose arguments nobody recorded.
+
+    :param options: what a singleton was asked for
+    """
 
     def construct() -> BaseFileLock:
         lock: BaseFileLock = _new(cls)
         cls._initialize(lock, lock_file, **settings)
         return lock
 
-    if not settings["is_singleton"]:
+    if options is None:
         return construct()
     from ._singleton import get_or_construct
 
-    options = {name: value for name, value in settings.items() if name != "is_singleton"}
     return get_or_construct(cls, lock_file, options, construct)
 
 

@@ -13,7 +13,7 @@ from ._async_proxies import (
 )
 from ._read_write import ReadWriteLock, ReadWriteLockBase
 from ._soft_rw import SoftReadWriteLock
-from ._tasks import crowd_before, off_loop, settle
+from ._tasks import crowd_before, give_back, off_loop, settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,9 +186,9 @@ class AsyncReadWriteLockBase(_native.NativeDoor, Generic[S, P_co]):
         :raises RuntimeError: if this task has none
         :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
         """
-        owner = self._unnest(force)
+        owner = self._unnest(bool(force))
         if owner is not None:
-            await self._where_said(partial(self._release, owner, force))
+            await self._where_said(partial(self._release, owner, bool(force)))
 
     async def close(self) -> None:
         """
@@ -204,7 +204,7 @@ class AsyncReadWriteLockBase(_native.NativeDoor, Generic[S, P_co]):
         if self._is_quick() if self._is_inline is None else self._is_inline:
             call()
         else:
-            await off_loop(self._executor, call)
+            await give_back(self._executor, call)
 
 
 class AsyncReadWriteLock(AsyncReadWriteLockBase[ReadWriteLock, AsyncAcquireReadWriteReturnProxy]):

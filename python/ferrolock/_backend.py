@@ -114,7 +114,8 @@ def _release_all() -> None:
     import threading
 
     is_alone = threading.active_count() == 1
-    for lock in list(_living.values()):
-        if lock.is_thread_local() or is_alone:
+    for known in _living.valuerefs():  # a list at once: threads that are still there make more
+        lock = known()
+        if lock is not None and (lock.is_thread_local() or is_alone):
             with suppress(Exception):  # there is nobody to tell
                 NativeLock.release(lock, force=True)

@@ -100,10 +100,9 @@ def _refuse_other_options(
     passed: dict[str, Any],
     describe: Callable[[list[str], dict[str, Any], dict[str, Any]], str],
 ) -> None:
-    names = [name for name in existing if name in passed]  # what a lock was unpickled with are the usual ones only
-    if passed.get("on_compromise") is None:  # who has nothing to be called takes what there is
-        names = [name for name in names if name != "on_compromise"]
-    different = [name for name in names if _behaviour(name, existing[name]) != _behaviour(name, passed[name])]
+    # Who unpickles has no loop and no executor, and they are None if nobody passes them.
+    existing = {name: existing.get(name) for name in passed}
+    different = [name for name in passed if _behaviour(name, existing[name]) != _behaviour(name, passed[name])]
     if different:
         raise ValueError(describe(different, existing, passed))
 

@@ -26,8 +26,8 @@ class SoftFileLock(BaseFileLock):
     """
 
     _has_lifetime = True
-    _acquire = _native.NativeLock._attempt
-    _release = _native.NativeLock._give_back
+    _acquire = _native.NativeLock._acquire_below
+    _release = _native.NativeLock._release_below
 
     _mechanism = "marker"
     """The way in which the lock is represented on disk."""
@@ -92,7 +92,8 @@ class SoftFileLock(BaseFileLock):
 
         msg = (
             f"lifetime of {cls.__name__} takes the lock from a holder that may still be at work: a marker's age says"
-            " nothing about its owner. A dead owner's marker is taken over without it."
+            " nothing about its owner. A dead owner's marker is taken over without it, and SoftFileLease frees the lock"
+            " of an owner that died on another machine."
         )
         warnings.warn(msg, SoftFileLockLifetimeWarning, stacklevel=stacklevel + 1)
         return lifetime

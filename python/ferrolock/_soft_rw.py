@@ -127,7 +127,8 @@ class SoftReadWriteLock(ReadWriteLockBase):
         lease = {name: options[name] for name in _LEASE_OPTIONS if name in options}
         given = super()._given(**options)
         NativeReadWriteLock._check_lease(**lease)
-        return {**given, "on_compromise": options.get("on_compromise")}
+        # Who has nothing to be called takes what there is.
+        return given if options.get("on_compromise") is None else {**given, "on_compromise": options["on_compromise"]}
 
     @classmethod
     def _describe(cls, different: list[str], existing: dict[str, Any], passed: dict[str, Any]) -> str:

@@ -25,8 +25,8 @@ class StrictSoftFileLock(BaseFileLock):
     """
 
     _mechanism = "strict"
-    _acquire = _native.NativeLock._attempt
-    _release = _native.NativeLock._give_back
+    _acquire = _native.NativeLock._acquire_below
+    _release = _native.NativeLock._release_below
 
     def _configure(self, *args: Any, **options: Any) -> None:
         super()._configure(*args, mechanism=self._mechanism, **options)

@@ -9,6 +9,8 @@ import threading
 import weakref
 from collections import deque
 from concurrent.futures import Executor, Future, wait
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from . import _native
 from ._error import both_failed
@@ -16,9 +18,9 @@ from ._error import both_failed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from typing import Any, TypeVar
+    from typing import Any
 
-    T = TypeVar("T")
+T = TypeVar("T")
 
 
 class _Here(threading.local):
@@ -159,13 +161,22 @@ class Bell:
         return self._post.put(self)
 
 
+class NotMadeError(RuntimeError):
+    """The executor was shut down before it came to a call, or no event loop runs."""
+
+
 async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_errors: bool = False) -> T:
     """
     Make a call on a thread of the executor.
 
     It comes to its end whatever happens: a cancellation is raised only then.
+
+    :raises NotMadeError: if it was not made; a cancellation is its ``__cause__``
     """
-    job = asyncio.get_running_loop().run_in_executor(executor, call)
+    try:
+        job = asyncio.get_running_loop().run_in_executor(executor, call)
+    except RuntimeError as error:
+        raise NotMadeError(*error.args) from None
     cancelled: asyncio.CancelledError | None = None
     while not job.done():
         try:
@@ -173,7 +184,7 @@ async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_e
         except asyncio.CancelledError as error:
             cancelled = error
     if job.cancelled():
-        raise RuntimeError("the executor was shut down before it came to the call") from cancelled
+        raise NotMadeError("the executor was shut down before it came to the call") from cancelled
     failure = job.exception()
     if failure is not None:
         if cancelled is not None and groups_errors:
@@ -184,6 +195,20 @@ async def off_loop(executor: Executor | None, call: Callable[[], T], *, groups_e
     if cancelled is not None:
         raise cancelled
     return job.result()
+
+
+async def give_back(executor: Executor | None, call: Callable[[], None], *, groups_errors: bool = False) -> None:
+    """
+    Make a call on a thread of the executor, and here where that cannot be: what is held would stay held.
+
+    No loop runs where a coroutine is closed inside of an ``async with``.
+    """
+    try:
+        await off_loop(executor, call, groups_errors=groups_errors)
+    except NotMadeError as error:
+        call()
+        if error.__cause__ is not None:
+            raise error.__cause__ from None
 
 
 async def settle(
@@ -221,9 +246,9 @@ async def settle(
     except BaseException:
         try:
             if not is_inline and deferred.is_granted:
-                await off_loop(executor, deferred.withdraw)
+                await give_back(executor, deferred.withdraw)
         finally:
-            deferred.withdraw()  # also where the executor does not do it any more; otherwise nothing is left to do
+            deferred.withdraw()  # otherwise nothing is left to do
         if bell is not None and deferred.is_leaving:
             await _leave(deferred, bell)
         raise
@@ -276,37 +301,60 @@ class Threads(Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Make the call."""
         future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - whoever waits has it
-                future.set_exception(error)
-
         future.set_running_or_notify_cancel()
-        threading.Thread(target=run, name="ferrolock-step", daemon=True).start()
+        # The thread takes the call away, for it must not be the last one to drop the lock object.
+        calls = [partial(fn, *args, **kwargs)]
+        threading.Thread(target=_settle, args=(future, calls), name="ferrolock-step", daemon=True).start()
         return future
 
 
-def finish(step: Coroutine[Any, Any, object], home: asyncio.AbstractEventLoop | None) -> None:
+def _settle(future: Future[T], calls: list[partial[T]]) -> None:
+    call = calls.pop()
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - whoever waits has it
+        del call
+        future.set_exception(error)
+    else:
+        del call
+        future.set_result(result)
+
+
+class Home(NamedTuple):
+    """The event loop on which a lock was last used, and the thread that ran it."""
+
+    loop: asyncio.AbstractEventLoop
+    thread: int
+
+    @classmethod
+    def here(cls) -> Home | None:
+        """The one that is running, if there is one."""
+        loop = asyncio._get_running_loop()
+        return None if loop is None else cls(loop, threading.get_ident())
+
+
+def finish(step: Coroutine[Any, Any, object], home: Home | None) -> None:
     """
     See a coroutine of a backend to its end, from where nobody can await it.
 
-    :param home: the event loop on which the lock was last used
+    :param home: where the lock was last used
     :raises RuntimeError: where that cannot be done
     """
     here = asyncio._get_running_loop()
-    if here is None and home is not None and not home.is_closed():
-        if not home.is_running():
-            home.run_until_complete(step)
+    if here is None and home is not None and not home.loop.is_closed():
+        loop = home.loop
+        if loop.is_running():
+            job = asyncio.run_coroutine_threadsafe(step, loop)
+            while not wait([job], timeout=0.1).done:
+                if loop.is_closed():
+                    raise RuntimeError("the event loop was closed before it came to the end of a step")
+            job.result()
             return
-        job = asyncio.run_coroutine_threadsafe(step, home)
-        while not wait([job], timeout=0.1).done:
-            if home.is_closed():
-                raise RuntimeError("the event loop was closed before it came to the end of a step")
-        job.result()
-        return
-    # On the thread of the loop, which is finalizing the lock or the task: a step that need not wait can be made.
+        # Another thread must not run it: its own may be about to.
+        if home.thread == threading.get_ident():
+            loop.run_until_complete(step)
+            return
+    # Also on the thread of a loop that is finalizing the lock or the task: a step that need not wait can be made.
     try:
         step.send(None)
     except StopIteration:

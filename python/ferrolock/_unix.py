@@ -22,8 +22,8 @@ class UnixFileLock(BaseFileLock):
 
     # What tells it from a backend in Python: the core acquires and releases, and these say so.
     if TYPE_CHECKING or has_fcntl:
-        _acquire = _native.NativeLock._attempt
-        _release = _native.NativeLock._give_back
+        _acquire = _native.NativeLock._acquire_below
+        _release = _native.NativeLock._release_below
     else:
 
         def _acquire(self) -> None:

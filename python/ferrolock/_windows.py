@@ -18,8 +18,8 @@ class WindowsFileLock(BaseFileLock):
     """
 
     if TYPE_CHECKING or _native.MECHANISM == "LockFileEx":
-        _acquire = _native.NativeLock._attempt
-        _release = _native.NativeLock._give_back
+        _acquire = _native.NativeLock._acquire_below
+        _release = _native.NativeLock._release_below
     else:
 
         def _acquire(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
 from functools import partial
 from inspect import iscoroutinefunction
 
@@ -19,7 +18,7 @@ from ._error import both_failed
 from ._lease import SoftFileLease
 from ._soft import SoftFileLock
 from ._strict import StrictSoftFileLock
-from ._tasks import Threads, crowd_before, finish, off_loop, settle
+from ._tasks import Home, Threads, crowd_before, finish, give_back, off_loop, settle
 from ._unix import UnixFileLock
 from ._windows import WindowsFileLock
 
@@ -176,8 +175,8 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
     _executor: Executor | None = None
     _step_executor: Executor | None = None
     """Where they are made otherwise."""
-    _home: AbstractEventLoop | None = None
-    """The event loop on which a backend was last used."""
+    _home: Home | None = None
+    """Where a backend was last used."""
     _is_inline: bool | None = None
     """Whether system calls are made on the thread of the event loop; None: where that is known not to take long."""
 
@@ -211,7 +210,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         if crowd is not None:
             await crowd.queue_up()
         if type(self)._is_backend:
-            self._home = get_running_loop()
+            self._home = Home.here() or self._home
         begun = _native.begin_acquire(self, timeout, poll_interval, blocking, cancel_check is not None, self._is_inline)
         if not isinstance(begun, bool):
             groups = self.context_error_policy == "group"
@@ -244,14 +243,14 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         :raises OSError: if the operating system failed; if it could not unlock, the lock is still held
         """
         if type(self)._is_backend:
-            self._home = get_running_loop()
+            self._home = Home.here() or self._home
         is_inline = self._is_inline
         if is_inline is None:
             is_inline = _native.is_quick(self)
         if is_inline or not (self.lock_counter == 1 or (force and self.lock_counter)):
             _native.NativeLock.release(self, force)
         else:
-            await off_loop(
+            await give_back(
                 self._step_executor,
                 partial(_native.NativeLock.release, self, force),
                 groups_errors=self.context_error_policy == "group",
@@ -284,9 +283,12 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings; loop and executor belong to this process."""
-        make, arguments, state = super().__reduce__()
+        make, (*made_of, options), state = super().__reduce__()
         own = {"_loop", "_run_in_executor", "_executor", "_is_inline", "_step_executor", "_home"}
-        return make, arguments, {name: value for name, value in (state or {}).items() if name not in own} or None
+        state = {name: value for name, value in (state or {}).items() if name not in own}
+        if options is not None:
+            options = {name: value for name, value in options.items() if name not in {"loop", "executor"}}
+        return make, (*made_of, options), state or None
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "run_in_executor": self._run_in_executor}

@@ -56,8 +56,8 @@ impl NativeLock {
         passed.map_or_else(|| false.into_py_any(py), |value| Ok(value.clone_ref(py)))
     }
 
-    /// One attempt, for a class that has steps of its own over it.
-    fn _attempt(&self, py: Python<'_>) -> PyResult<()> {
+    /// One attempt of the mechanism below the steps of a subclass: what their `super()._acquire()` is. Nobody else calls it.
+    fn _acquire_below(&self, py: Python<'_>) -> PyResult<()> {
         let this = self.configured()?;
         match &this.backend {
             Some(backend) => backend.attempt_below(py, this.lock_file.bind(py)),
@@ -65,8 +65,8 @@ impl NativeLock {
         }
     }
 
-    /// Gives back what an attempt got.
-    fn _give_back(&self, py: Python<'_>) -> PyResult<()> {
+    /// Gives back what such an attempt got.
+    fn _release_below(&self, py: Python<'_>) -> PyResult<()> {
         let this = self.configured()?;
         match &this.backend {
             Some(backend) => backend.release_below(py, this.lock_file.bind(py)),

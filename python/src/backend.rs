@@ -35,9 +35,9 @@ type Key = Option<OwnerId>;
 thread_local! {
     /// The lock objects whose finalizers run on this thread: weak references to them may be dead already.
     static FINALIZED: RefCell<Vec<Py<NativeLock>>> = const { RefCell::new(Vec::new()) };
-    /// For which owners this thread releases, where they are others than itself: those that have ended, or of a lock
-    /// object that is finalized.
-    static ACTING: RefCell<Vec<(usize, Key)>> = const { RefCell::new(Vec::new()) };
+    /// For which owners somebody on this thread releases, where they are others than himself: those that have ended, or
+    /// of a lock object that is finalized. Greenlets begin and end in any order.
+    static ACTING: RefCell<Vec<Acting>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The state of one lock object's contexts.
@@ -128,13 +128,10 @@ impl Backend {
         if self.scope == Scope::Shared {
             return Ok(None);
         }
-        let acting = ACTING.with_borrow(|acting| {
-            acting.iter().rev().find(|(address, _)| *address == self.address).map(|(_, key)| *key)
-        });
-        match acting {
-            Some(key) => Ok(key),
-            None => Ok(Some(caller(py)?.owner)),
-        }
+        let owner = caller(py)?.owner;
+        let is_it = |acting: &&Acting| (acting.address, acting.actor) == (self.address, owner);
+        let acting = ACTING.with_borrow(|all| all.iter().rev().find(is_it).map(|acting| acting.key));
+        Ok(acting.unwrap_or(Some(owner)))
     }
 
     /// `lock_file_fd` of the calling thread's context.
@@ -355,19 +352,31 @@ impl std::fmt::Debug for BackendGuard {
     }
 }
 
-/// Has the calling thread work for another owner, until it is dropped.
-struct Acting;
+/// Has an owner work for another one, until it is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Acting {
+    address: usize,
+    actor: OwnerId,
+    key: Key,
+}
+
+/// Ends it.
+struct ActingGuard(Acting);
 
 impl Acting {
-    fn begin(backend: &Backend, key: Key) -> Self {
-        ACTING.with_borrow_mut(|acting| acting.push((backend.address, key)));
-        Self
+    fn begin(backend: &Backend, actor: OwnerId, key: Key) -> ActingGuard {
+        let acting = Self { address: backend.address, actor, key };
+        ACTING.with_borrow_mut(|all| all.push(acting));
+        ActingGuard(acting)
     }
 }
 
-impl Drop for Acting {
+impl Drop for ActingGuard {
     fn drop(&mut self) {
-        let _ended = ACTING.with_borrow_mut(Vec::pop);
+        ACTING.with_borrow_mut(|all| {
+            let index = all.iter().rposition(|acting| *acting == self.0);
+            index.map(|index| all.remove(index))
+        });
     }
 }
 
@@ -375,9 +384,9 @@ impl BackendGuard {
     /// Calls `_release`, and gives what it raised. Whether the lock is held still is told by the slot.
     fn call_release(&self, py: Python<'_>) -> PyResult<()> {
         let Some(lock) = self.backend.lock(py) else { return Ok(()) };
-        let is_own = self.backend.key(py).is_ok_and(|key| key == self.key);
-        let _acting = if is_own { None } else { Some(Acting::begin(&self.backend, self.key)) };
         let owner = caller(py)?.owner;
+        let is_own = self.backend.key(py).is_ok_and(|key| key == self.key);
+        let _acting = if is_own { None } else { Some(Acting::begin(&self.backend, owner, self.key)) };
         self.backend.with_slot(self.key, |slot| slot.runner = Some(owner));
         let released = run(&lock, "_release");
         self.backend.with_slot(self.key, |slot| slot.runner = None);

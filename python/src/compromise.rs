@@ -11,6 +11,7 @@ use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::PyTuple;
 
 use crate::call;
+use crate::clearable::Clearable;
 use crate::errors;
 use crate::options;
 
@@ -28,7 +29,7 @@ pub(crate) fn check(on_compromise: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
 /// What is called when a hold is lost.
 #[derive(Debug)]
 struct Callback {
-    function: Py<PyAny>,
+    function: Clearable,
     lock_file: Py<PyAny>,
 }
 
@@ -50,14 +51,16 @@ impl Listener {
         on_compromise: Option<&Bound<'_, PyAny>>,
         lock_file: &Bound<'_, PyAny>,
         make: impl FnOnce(Option<OnCompromise>) -> LeaseMonitor,
-    ) -> Self {
+    ) -> PyResult<Self> {
         let callback = on_compromise.map(|function| {
-            Arc::new(Callback { function: function.clone().unbind(), lock_file: lock_file.clone().unbind() })
+            let lock_file = lock_file.clone().unbind();
+            Ok::<_, PyErr>(Arc::new(Callback { function: Clearable::new(function)?, lock_file }))
         });
+        let callback = callback.transpose()?;
         let tell = callback
             .clone()
             .map(|callback| -> OnCompromise { Arc::new(move |compromise| callback.tell(&compromise)) });
-        Self { monitor: Arc::new(make(tell)), callback }
+        Ok(Self { monitor: Arc::new(make(tell)), callback })
     }
 
     /// Whether the calling thread is the one that is told of a loss of this lock object's.
@@ -67,7 +70,7 @@ impl Listener {
 
     /// The callback, as it was passed.
     pub(crate) fn on_compromise(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.callback.as_ref().map(|callback| callback.function.clone_ref(py))
+        self.callback.as_ref()?.function.get(py).map(Bound::unbind)
     }
 
     /// Shows the garbage collector what was passed by the caller, and may refer to the lock object.
@@ -75,7 +78,7 @@ impl Listener {
     /// The callback is one reference, however many share it: a hold keeps the lock object alive in another way, if at all.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(callback) = &self.callback else { return Ok(()) };
-        visit.call(&callback.function)?;
+        callback.function.traverse(visit)?;
         visit.call(&callback.lock_file)
     }
 }
@@ -98,13 +101,13 @@ impl Callback {
     /// Calls the function, on a thread that is there for nothing else. At the end of the interpreter nobody is told.
     fn tell(&self, compromise: &Compromise) {
         Python::try_attach(|py| {
+            let Some(function) = self.function.get(py) else { return };
             CURRENT.set(self);
-            let function = self.function.bind(py);
             let told = into_py(self.lock_file.bind(py), compromise)
-                .and_then(|compromise| call::call(function, &PyTuple::new(py, [compromise])?, None));
+                .and_then(|compromise| call::call(&function, &PyTuple::new(py, [compromise])?, None));
             CURRENT.set(ptr::null());
             if let Err(error) = told {
-                error.write_unraisable(py, Some(function));
+                error.write_unraisable(py, Some(&function));
             }
         });
     }

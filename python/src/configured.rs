@@ -107,38 +107,42 @@ impl Configured {
         }
     }
 
-    pub(crate) fn release_detached(
+    /// Makes a call into the core that may end in a step of a backend's, which may let other greenlets run.
+    pub(crate) fn away<T: Send>(
         &self,
         py: Python<'_>,
         caller: &Caller,
-        force: bool,
-    ) -> PyResult<Released> {
-        let released = py.detach(|| self.lock.release(caller.owner, force));
+        call: impl FnOnce() -> T + Send,
+    ) -> T {
+        if self.backend.is_some() { caller.away(py, call) } else { py.detach(call) }
+    }
+
+    pub(crate) fn release_for(&self, py: Python<'_>, caller: &Caller, force: bool) -> PyResult<Released> {
+        let released = self.away(py, caller, || self.lock.release(caller.owner, force));
         released.map_err(|error| errors::from_core(py, self.lock_file.bind(py), &error, None))
     }
 
     /// Whether `on_acquired` is to hear of it.
     pub(crate) fn is_news(&self, level: Level) -> bool {
-        level == Level::First && self.policies.on_acquired().is_some()
+        level == Level::First && self.policies.has_on_acquired()
     }
 
     /// Calls `on_acquired` with the descriptor by which the caller has come to hold the lock.
     pub(crate) fn announce(&self, py: Python<'_>, caller: &Caller) -> PyResult<()> {
-        let Some(hook) = self.policies.on_acquired() else { return Ok(()) };
+        let Some(hook) = self.policies.on_acquired(py) else { return Ok(()) };
         // None: a callback has released it, or forked.
         let Some(descriptor) = self.descriptor(py, caller.owner)? else { return Ok(()) };
-        let hook = hook.bind(py);
         let is_native = self.backend.as_ref().map_or(Ok(true), |backend| backend.is_held_below(py))?;
         if ferrolock::ERRORS_ARE_WIN32 && is_native {
             let lend = py.import("ferrolock._descriptor")?.getattr("lend")?;
-            return call::call(&lend, &(descriptor, hook).into_pyobject(py)?, None).map(drop);
+            return call::call(&lend, &(descriptor, &hook).into_pyobject(py)?, None).map(drop);
         }
-        call::call(hook, &(descriptor,).into_pyobject(py)?, None).map(drop)
+        call::call(&hook, &(descriptor,).into_pyobject(py)?, None).map(drop)
     }
 
     /// Releases what the caller has just acquired, and will see an `error` instead of.
     pub(crate) fn take_back(&self, py: Python<'_>, caller: &Caller, error: PyErr) -> PyErr {
-        match self.release_detached(py, caller, false) {
+        match self.release_for(py, caller, false) {
             Ok(_) => error,
             Err(failed) => errors::both(error.value(py), &failed),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ferrolock::{ErrorKind, Level, News, OwnerId, Patience, Request, Scope, Unmet};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
@@ -28,6 +29,9 @@ type Bell = Arc<PyOnceLock<Py<PyWeakrefReference>>>;
 pub(crate) trait Asked: Send + Sync {
     /// The lock object, as the log names it, and its path, as it was given.
     fn named<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, &Py<PyAny>)>;
+
+    /// Shows the garbage collector what it leads to.
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError>;
 
     /// Finds out whether calls on its path come back soon.
     fn learn_quickness(&self);
@@ -150,6 +154,10 @@ impl Asked for Py<NativeLock> {
         Ok((self.bind(py).as_any().clone(), &self.get().configured()?.lock_file))
     }
 
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self)
+    }
+
     fn learn_quickness(&self) {
         if let Ok(this) = self.get().configured() {
             this.learn_quickness();
@@ -264,6 +272,11 @@ impl Deferred {
 
 #[pymethods]
 impl Deferred {
+    /// For the garbage collector: a lock object that keeps the task is a cycle. What else is in it can be cleared.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.asked.traverse(&visit)
+    }
+
     /// Whether an attempt was made already.
     #[getter]
     fn is_attempted(&self) -> bool {

@@ -80,6 +80,10 @@ impl Asked for Entering {
         Ok((self.object.bind(py).as_any().clone(), &self.object.get().way()?.1.lock_file))
     }
 
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.object)
+    }
+
     fn learn_quickness(&self) {
         if let Ok((way, this)) = self.object.get().way() {
             way.quickness.learn_of(&this.path);

@@ -74,7 +74,7 @@ impl ReadWriteLease {
         lock_file: &Bound<'_, PyAny>,
     ) -> PyResult<(Self, Box<dyn Mechanism>)> {
         let seconds = given.check()?;
-        let listener = Listener::new(given.on_compromise, lock_file, LeaseMonitor::new);
+        let listener = Listener::new(given.on_compromise, lock_file, LeaseMonitor::new)?;
         let settings = LeaseSettings {
             heartbeat_interval: duration(seconds.heartbeat),
             stale_threshold: duration(seconds.threshold),
@@ -135,7 +135,7 @@ impl MarkerLease {
     pub(crate) fn new(given: &MarkerGiven<'_, '_>, lock_file: &Bound<'_, PyAny>) -> PyResult<Self> {
         let MarkerGiven { lease_duration, heartbeat_interval, on_compromise } = *given;
         let (duration, heartbeat) = check_lease(lease_duration, heartbeat_interval, on_compromise)?;
-        let listener = Listener::new(on_compromise, lock_file, LeaseMonitor::per_owner);
+        let listener = Listener::new(on_compromise, lock_file, LeaseMonitor::per_owner)?;
         Ok(Self { duration, heartbeat, listener })
     }
 

@@ -8,6 +8,7 @@ mod attributes;
 mod backend;
 mod call;
 mod caller;
+mod clearable;
 mod compromise;
 mod configured;
 mod deferred;

@@ -88,7 +88,7 @@ impl NativeLock {
         }
     }
 
-    /// For the garbage collector. A cycle through here has something in it that can be cleared.
+    /// For the garbage collector. A cycle through here has something in it that can be cleared, if nothing else a `Clearable`.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.configured.get().map_or(Ok(()), |configured| configured.traverse(&visit))
     }
@@ -234,7 +234,11 @@ impl NativeLock {
             call::call(&slf.getattr("release")?, &PyTuple::empty(py), Some(&kwargs)).map(drop)
         };
         let _released = release(PyDict::new(py));
-        let _rest = py.detach(|| configured.lock.release_all());
+        let release_all = || configured.lock.release_all();
+        let _rest = match caller(py) {
+            Ok(caller) => configured.away(py, &caller, release_all),
+            Err(_) => py.detach(release_all),
+        };
         this.is_finalizing.store(false, Ordering::SeqCst);
     }
 
@@ -325,7 +329,7 @@ impl NativeLock {
             Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
             _ => Ok(()),
         };
-        let released = this.release_detached(py, &caller, force)?;
+        let released = this.release_for(py, &caller, force)?;
         told?;
         match (log?, released) {
             (Some(log), Released::Unlocked) => log.debug("Lock %s released on %s"),

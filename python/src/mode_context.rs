@@ -2,6 +2,7 @@
 
 use ferrolock::mechanism::Mode;
 use pyo3::prelude::*;
+use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::call;
@@ -17,6 +18,13 @@ pub(crate) struct ModeContext {
 
 #[pymethods]
 impl ModeContext {
+    /// For the garbage collector: a lock that keeps its context is a cycle. What else is in it can be cleared.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.lock)?;
+        visit.call(&self.timeout)?;
+        visit.call(&self.blocking)
+    }
+
     /// Acquires; gives nothing.
     fn __enter__(&self, py: Python<'_>) -> PyResult<()> {
         // By name, for a subclass may have its own.

@@ -7,6 +7,8 @@ use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::PyDict;
 
+use crate::clearable::Clearable;
+
 /// What a `with` raises whose body and whose release have both failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum ContextErrors {
@@ -24,7 +26,7 @@ pub(crate) struct Policies {
     close_errors: Option<CloseErrors>,
     fallback_to_soft: Option<Py<PyAny>>,
     preserve_lock_file: Option<Py<PyAny>>,
-    on_acquired: Option<Py<PyAny>>,
+    on_acquired: Option<Clearable>,
     unlink_on_release: Option<Py<PyAny>>,
 }
 
@@ -76,7 +78,7 @@ impl Policies {
                 "preserve_lock_file" => policies.preserve_lock_file = Some(value.unbind()),
                 "unlink_on_release" => policies.unlink_on_release = Some(value.unbind()),
                 "on_acquired" if value.is_none() => {}
-                "on_acquired" => policies.on_acquired = Some(value.unbind()),
+                "on_acquired" => policies.on_acquired = Some(Clearable::new(&value)?),
                 unknown => return Err(PyTypeError::new_err(format!("there is no option {unknown}"))),
             }
         }
@@ -87,7 +89,7 @@ impl Policies {
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.fallback_to_soft)?;
         visit.call(&self.preserve_lock_file)?;
-        visit.call(&self.on_acquired)?;
+        self.on_acquired.as_ref().map_or(Ok(()), |hook| hook.traverse(visit))?;
         visit.call(&self.unlink_on_release)
     }
 
@@ -121,8 +123,12 @@ impl Policies {
         self.close_errors
     }
 
-    pub(crate) fn on_acquired(&self) -> Option<&Py<PyAny>> {
-        self.on_acquired.as_ref()
+    pub(crate) fn has_on_acquired(&self) -> bool {
+        self.on_acquired.is_some()
+    }
+
+    pub(crate) fn on_acquired<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.on_acquired.as_ref()?.get(py)
     }
 
     /// Whether two errors become a group.
@@ -150,7 +156,7 @@ impl Policies {
                 passed(&self.preserve_lock_file).map_or_else(|| false.into_py_any(py), Ok)
             }
             "unlink_on_release" => passed(&self.unlink_on_release).map_or_else(|| false.into_py_any(py), Ok),
-            _ => Ok(passed(&self.on_acquired).unwrap_or_else(|| py.None())),
+            _ => Ok(self.on_acquired(py).map_or_else(|| py.None(), Bound::unbind)),
         }
     }
 }

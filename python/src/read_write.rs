@@ -348,9 +348,10 @@ impl NativeReadWriteLock {
     }
 
     /// Releases one level of this thread's; with `force` all levels of all threads.
-    #[pyo3(signature = (*, force=false))]
-    fn release(slf: &Bound<'_, Self>, force: bool) -> PyResult<()> {
+    #[pyo3(signature = (*, force=None), text_signature = "($self, *, force=False)")]
+    fn release(slf: &Bound<'_, Self>, force: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let py = slf.py();
+        let force = force.map_or(Ok(false), Bound::is_truthy)?;
         let this = slf.get().configured()?;
         let owner = caller(py)?.owner;
         note_record_locks(py)?;

@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from async_peers import run, threads, until, waiting
-from ferrolock import AsyncFileLock, FileLock, _native
-from peers import is_free, run_program
+from backends import AsyncCoroutines, AsyncCounted
+from ferrolock import AsyncFileLock, AsyncReadWriteLock, AsyncSoftFileLock, FileLock, _native
+from peers import LONG, is_free, run_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,6 +139,30 @@ def test_a_waiting_task_that_is_forgotten_with_its_loop_leaves_nothing(lock_path
     assert run_program(source, lock_path) == "had\n"
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
+@pytest.mark.parametrize("cls", [AsyncFileLock, AsyncSoftFileLock, AsyncCounted, AsyncCoroutines])
+def test_a_coroutine_that_is_closed_when_no_loop_runs_releases(lock_path: Path, cls: Any, is_closed: bool) -> None:
+    async def hold() -> None:
+        async with lock:
+            await asyncio.get_running_loop().create_future()
+
+    async def begin() -> Any:
+        task = asyncio.ensure_future(hold())
+        await until(lambda: lock.is_locked, "the hold")
+        return task
+
+    with ThreadPoolExecutor(1) as executor:
+        lock = cls(lock_path, executor=executor)
+        loop = asyncio.new_event_loop()
+        task = loop.run_until_complete(begin())
+        if is_closed and cls is not AsyncCoroutines:  # whose release has to be waited for
+            loop.close()
+        task.get_coro().close()
+        assert lock.lock_counter == 0
+        task._log_destroy_pending = False
+        loop.close()
+
+
 def test_an_executor_that_was_shut_down_is_an_error_and_no_cancellation(lock_path: Path) -> None:
     async def main() -> None:
         executor = ThreadPoolExecutor(1)
@@ -159,6 +185,27 @@ def test_an_executor_that_was_shut_down_is_an_error_and_no_cancellation(lock_pat
 
     run(main())
     assert is_free(lock_path)
+
+
+@pytest.mark.parametrize("is_queued", [True, False])
+@pytest.mark.parametrize("cls", [AsyncFileLock, AsyncSoftFileLock, AsyncCounted, AsyncReadWriteLock])
+def test_what_an_executor_does_not_come_to_is_released_all_the_same(lock_path: Path, cls: Any, is_queued: bool) -> None:
+    async def main() -> None:
+        executor = ThreadPoolExecutor(1)
+        lock = cls(lock_path, executor=executor)
+        await (lock.acquire_write() if cls is AsyncReadWriteLock else lock.acquire())
+        go_on = threading.Event()
+        shut_down = partial(executor.shutdown, wait=False, cancel_futures=True)
+        if is_queued:
+            executor.submit(go_on.wait, LONG)
+            asyncio.get_running_loop().call_soon(shut_down)
+        else:
+            shut_down()
+        await lock.release()
+        assert not lock._is_held_by_anyone()
+        go_on.set()
+
+    run(main())
 
 
 def test_what_is_granted_goes_back_also_without_an_executor(lock_path: Path) -> None:

@@ -526,6 +526,23 @@ atexit.register(backend._release_all)
     assert after == "[]"
 
 
+def test_locks_that_are_made_meanwhile_do_not_keep_the_others_from_their_release(lock_path: Path) -> None:
+    program = """
+import atexit, sys, weakref
+from backends import Exclusive
+locks = [Exclusive(sys.argv[1]) for _ in range(2)]
+locks[0].acquire()
+def another(frame, event, argument):
+    # As another thread may, at any line.
+    if frame.f_code.co_filename == weakref.__file__ and len(locks) < 100:
+        locks.append(Exclusive(sys.argv[1]))
+    return another
+atexit.register(sys.settrace, another)
+"""
+    run_program(program, lock_path)
+    assert not lock_path.exists()
+
+
 TRANSCRIPT = """
 import errno, os, sys
 sys.path[:0] = sys.argv[2:]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
 import textwrap
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ferrolock import FileLock
-from peers import Peer, is_free, run_program
+from ferrolock import AsyncFileLock, FileLock, ReadWriteLock, SoftFileLease
+from peers import LONG, Peer, is_free, run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +86,67 @@ def test_an_option_that_refers_to_the_lock_does_not_keep_it(lock_path: Path, opt
     gc.collect()
     assert gone() is None
     assert is_free(lock_path)
+
+
+class OwnHook(FileLock):
+    """Hears of its own holds."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, on_acquired=self.hear)
+
+    def hear(self, _descriptor: int) -> None:
+        """Nothing to do."""
+
+
+class OwnLease(SoftFileLease):
+    """Hears of its own losses."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, on_compromise=self.hear)
+
+    def hear(self, _compromise: object) -> None:
+        """Nothing to do."""
+
+
+class OwnReader(ReadWriteLock):
+    """Keeps what it is used by."""
+
+    def __init__(self, path: Path, *args: Any, **options: Any) -> None:
+        super().__init__(path, *args, **options)
+        self.reading = self.read_lock()
+
+
+class OwnTask(AsyncFileLock):
+    """Keeps the task that waits for it."""
+
+    def wait_in_vain(self) -> None:
+        """Have a loop end in the middle of a wait."""
+        loop = asyncio.new_event_loop()
+        self.task = loop.create_task(self.acquire(cancel_check=loop.stop))  # type: ignore[arg-type]
+        self.task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.run_forever()
+        loop.close()
+
+
+@pytest.mark.parametrize("cls", [OwnHook, OwnLease, OwnReader, OwnTask])
+def test_a_lock_that_keeps_what_leads_to_it_leaves_nothing_behind(lock_path: Path, cls: Any) -> None:
+    lock = cls(lock_path)
+    if cls is OwnReader:
+        with lock.reading:
+            pass
+    elif cls is OwnTask:
+        with FileLock(lock_path):
+            lock.wait_in_vain()
+    else:
+        lock.acquire()
+    del lock
+    # The thread that tells the task may have the object for a moment.
+    end = time.monotonic() + LONG
+    gc.collect()
+    # A weak reference tells nothing: it is cleared also if the cycle stays.
+    while any(type(thing) is cls for thing in gc.get_objects()):
+        assert time.monotonic() < end
+        gc.collect()
 
 
 def test_a_class_that_keeps_one_of_its_locks_is_collected_with_it(lock_path: Path) -> None:
@@ -308,7 +371,7 @@ def test_an_interpreter_that_ends_while_a_daemon_thread_is_in_a_callback_ends_we
 ) -> None:
     program = """
         import sys, threading, time
-        from ferrolock import FileLock
+        from ferrolock import AsyncFileLock, FileLock, ReadWriteLock, SoftFileLease
 
         class Slow:
             def __del__(self, sleep=time.sleep):
@@ -349,7 +412,7 @@ def test_an_interpreters_end_gives_the_lock_back_whoever_has_a_copy_of_the_descr
     """Where the process's end alone would not: a program that it has started has a copy of the descriptor."""
     program = """
         import os, subprocess, sys, threading
-        from ferrolock import FileLock
+        from ferrolock import AsyncFileLock, FileLock, ReadWriteLock, SoftFileLease
         from peers import descriptors
 
         path = sys.argv[1]
@@ -375,7 +438,7 @@ def test_a_copy_of_the_descriptor_keeps_the_lock_of_a_process_that_just_dies(loc
     stdin, living = os.pipe()
     source = """
         import os, subprocess, sys
-        from ferrolock import FileLock
+        from ferrolock import AsyncFileLock, FileLock, ReadWriteLock, SoftFileLease
         from peers import descriptors
 
         lock = FileLock(sys.argv[1])

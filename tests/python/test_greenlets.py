@@ -144,6 +144,58 @@ import os
     assert not lock_path.exists()
 
 
+# A thread of the system's, that wants the interpreter whenever it is let go.
+BUSY = """
+import _thread, backends
+def burn():
+    while True:
+        str(1)
+_thread.start_new_thread(burn, ())
+"""
+SLOW = """
+import os
+class Slow(backends.Exclusive):
+    seconds = 0.01
+    def _release(self):
+        sleep(self.seconds)
+        super()._release()
+locks = [Slow(sys.argv[1] + str(number)) for number in range(4)]
+def left():
+    return [lock for lock in os.listdir(os.path.dirname(sys.argv[1])) if lock.startswith("x.lock")]
+"""
+
+
+def test_steps_of_a_backend_may_overlap_in_any_way(hub: str, lock_path: Path) -> None:
+    program = f"""{SLOW}
+import random
+chance = random.Random(1)
+def work(number):
+    for turn in range(15):
+        lock = Slow(sys.argv[1] + str((number + turn) % 3), poll_interval=0.001)
+        lock.acquire()
+        sleep(chance.random() * 0.001)
+        lock.seconds = chance.random() * 0.004
+        lock.release()
+wait_for([spawn(work, number) for number in range(12)])
+notes["left"] = left()
+"""
+    assert run(hub, lock_path, program, before=BUSY)["left"] == []
+
+
+def test_backends_that_are_dropped_at_once_are_all_released(hub: str, lock_path: Path) -> None:
+    program = f"""{SLOW}
+for lock in locks:
+    wait_for([spawn(lock.acquire)])
+boxes = [[lock] for lock in locks]
+notes["held"] = len(left())
+del lock, locks
+wait_for([spawn(box.clear) for box in boxes])
+notes["left"] = left()
+"""
+    report = run(hub, lock_path, program, before="import backends")
+    assert (report["held"], report["left"]) == (4, [])
+
+
 def test_greenlets_that_are_let_in_together_are_found_out(hub: str, lock_path: Path) -> None:
     with pytest.raises(AssertionError, match="together"):
         check_exclusion(run(hub, lock_path, TWO_TAKE_TURNS, lock="peers.NoLock"))

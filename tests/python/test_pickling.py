@@ -9,12 +9,12 @@ import multiprocessing
 import pickle
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ferrolock import BaseFileLock, FileLock, Timeout, UnixFileLock, WindowsFileLock
+from ferrolock import AsyncFileLock, BaseFileLock, FileLock, Timeout, UnixFileLock, WindowsFileLock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +99,32 @@ def test_settings_changed_later_travel_too(path: str) -> None:
     lock = FileLock(path)
     lock.timeout, lock.blocking, lock.poll_interval = 4, False, 0.25
     assert settings(pickle.loads(pickle.dumps(lock))) == settings(lock)
+
+
+@pytest.mark.parametrize("duplicate", COPIERS)
+def test_a_singleton_stays_one_whatever_became_of_its_settings(path: str, duplicate: Copier) -> None:
+    lock = FileLock(path, 2, is_singleton=True)
+    lock.timeout = 3
+    assert duplicate(lock) is lock
+    assert FileLock(path, 2, is_singleton=True) is lock
+    data = pickle.dumps(lock)
+    del lock
+    again = pickle.loads(data)
+    assert again.timeout == 3.0
+    assert FileLock(path, 2, is_singleton=True) is again
+
+
+@pytest.mark.parametrize("duplicate", COPIERS)
+def test_a_singletons_executor_stays_here(path: str, duplicate: Copier) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        lock = AsyncFileLock(path, is_singleton=True, executor=executor)
+        assert duplicate(lock) is lock
+        assert AsyncFileLock(path, is_singleton=True, executor=executor) is lock
+        data = pickle.dumps(lock)
+        del lock
+    again = pickle.loads(data)
+    assert again.executor is None
+    assert AsyncFileLock(path, is_singleton=True) is again
 
 
 @pytest.mark.parametrize("duplicate", COPIERS)

@@ -283,7 +283,12 @@ def test_one_lease_for_each_path_if_all_ask_for_the_same(lock_path: Path) -> Non
     lease = SoftFileLease(lock_path, is_singleton=True, on_compromise=callback)
     same: dict[str, Any] = {"lease_duration": 30, "heartbeat_interval": 10, "on_compromise": callback}
     assert SoftFileLease(lock_path, is_singleton=True, **same) is lease
-    for name, value in [("lease_duration", 31), ("heartbeat_interval", 9), ("on_compromise", repr)]:
+    for name, value in [
+        ("lease_duration", 31),
+        ("heartbeat_interval", 9),
+        ("on_compromise", repr),
+        ("on_compromise", None),
+    ]:
         with pytest.raises(ValueError, match=f"differing arguments\n(.*\n)*\t{name}"):
             SoftFileLease(lock_path, is_singleton=True, **{**same, name: value})
     assert MarkerSoftFileLock(lock_path, is_singleton=True) is not lease
