@@ -32,6 +32,7 @@ __all__ = [
     "check_lifetime",
     "check_options",
     "check_policies",
+    "end_holds_at_exit",
     "end_idle_porters",
     "end_waits",
     "is_quick",
@@ -373,6 +374,13 @@ def unlock_descriptor(descriptor: int) -> None:
 
 def remove_markers_at_exit() -> None:
     """Remove the markers that nobody will release any more, at the end of the process."""
+
+def end_holds_at_exit() -> None:
+    """
+    Remove them at the end of a process that does end.
+
+    Other threads have a moment to give back what nobody would take from them, and take nothing of that kind any more.
+    """
 
 def strict_claims(
     lock: NativeLock,

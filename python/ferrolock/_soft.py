@@ -99,6 +99,6 @@ class SoftFileLock(BaseFileLock):
         return lifetime
 
 
-atexit.register(_native.remove_markers_at_exit)
+atexit.register(_native.end_holds_at_exit)
 
 __all__ = ["SoftFileLock", "SoftFileLockLifetimeWarning"]

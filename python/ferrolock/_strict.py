@@ -19,7 +19,8 @@ class StrictSoftFileLock(BaseFileLock):
     While it is held, nobody else who goes by such claims gets the lock, on any file system with hard links, whatever
     became of its holder and however long that takes; nor does a soft lock of the same path. It is given back when the
     lock is released, and at the end of the program. The claim of a process that was killed stays until somebody removes
-    it: see :attr:`claims` and :meth:`force_break`.
+    it, and so does that of a daemon thread that holds the lock when the program ends: see :attr:`claims` and
+    :meth:`force_break`.
 
     The path and the folder ``<path>.filelock`` stay for good.
     """

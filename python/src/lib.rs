@@ -45,6 +45,12 @@ fn remove_markers_at_exit(py: Python<'_>) {
     py.detach(ferrolock::mechanism::remove_markers_at_exit);
 }
 
+/// The same, at the end of a process that does end.
+#[pyfunction]
+fn end_holds_at_exit(py: Python<'_>) {
+    py.detach(ferrolock::mechanism::end_holds_at_exit);
+}
+
 /// The path with the links of its folder followed, but not one at its end.
 #[pyfunction]
 #[expect(clippy::needless_pass_by_value, reason = "Python's str is converted, so the path is ours")]
@@ -116,7 +122,7 @@ mod _native {
     #[pymodule_export]
     use super::strict::{break_strict_claim, strict_claims, strict_occupant};
     #[pymodule_export]
-    use super::{canonical_path, possible_holder, remove_markers_at_exit, visit_leftover};
+    use super::{canonical_path, end_holds_at_exit, possible_holder, remove_markers_at_exit, visit_leftover};
 
     /// The lock call of this platform: `"flock"`, `"LockFileEx"` or `"none"`.
     #[pymodule_export]

@@ -46,6 +46,11 @@ impl Folder {
         names::names(self.named(OsStr::new("."))?, prefix)
     }
 
+    /// Where it was when it was opened.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What tells this folder from others.
     pub(super) fn id(&self) -> FileId {
         self.folder.stamp().id

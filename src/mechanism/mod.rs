@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub use at_exit::remove_markers_at_exit;
+pub use at_exit::{end_holds_at_exit, remove_markers_at_exit};
 pub use byte_range::{ByteRangeLock, expect_record_locks};
 pub use kernel::KernelLock;
 pub use lease_rw::LeaseReadWriteLock;

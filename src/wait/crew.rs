@@ -10,8 +10,9 @@ use super::{porter, queue};
 use crate::registry::LockId;
 use crate::sys;
 
-/// How long a fork, and the end of the process, wait for threads to end: one may be in a system call that hangs.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long a fork, and the end of the process, wait for threads to end, and a non-blocking attempt for one to come away: it
+/// may be in a system call that hangs.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A thread of ours. It is waited for when it has ended, so that none is left over without a name.
@@ -60,14 +61,15 @@ impl Thread {
 }
 
 impl Sleeper {
-    pub(super) fn rouse(&self) {
-        if let Some(handle) = &self.handle {
-            handle.thread().unpark();
-            if self.is_serving {
-                queue::nudge(self.id);
-                sys::interrupt(handle);
-            }
+    /// `false`: it may be in a system call, and cannot be interrupted.
+    pub(super) fn rouse(&self) -> bool {
+        let Some(handle) = &self.handle else { return true };
+        handle.thread().unpark();
+        if !self.is_serving {
+            return true;
         }
+        queue::nudge(self.id);
+        sys::interrupt(handle)
     }
 }
 
@@ -93,7 +95,11 @@ pub(super) fn hire() -> io::Result<()> {
         }
     };
     match hire {
-        Hire::Wake(sleepers) => sleepers.iter().for_each(Sleeper::rouse),
+        Hire::Wake(sleepers) => {
+            for sleeper in &sleepers {
+                sleeper.rouse();
+            }
+        }
         Hire::Start(id) => {
             join_ended();
             let started = sys::spawn_quiet("ferrolock-porter", move || porter::work(id));
@@ -146,7 +152,9 @@ pub(super) fn end_idle_within(patience: Duration) {
         if idle.is_empty() || begin.elapsed() > patience {
             break;
         }
-        idle.iter().for_each(Sleeper::rouse);
+        for sleeper in &idle {
+            sleeper.rouse();
+        }
         super::sleep(Duration::from_micros(50));
     }
     join_ended();

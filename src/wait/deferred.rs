@@ -12,7 +12,7 @@
 //! | `Offered` | the lock is there | nothing | accept, withdraw |
 //! | `Nested` | the lock object was held, and has one level more | nothing | accept, withdraw |
 //! | `Failed` | the wait is over | nothing | look |
-//! | `Leaving` | withdrawn, but a thread still asks for what only this one wanted | tell when that is over | withdraw, which hurries it |
+//! | `Leaving` | over, but a thread still asks for what only this one wanted | tell what came of it, when that is over | withdraw, which hurries it |
 //! | `Over` | accepted, withdrawn, looked at; or inherited by a forked child | nothing | nothing |
 //!
 //! The stage changes under a mutex of its own. Whoever takes the content out of it has it: a lock is neither given to
@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::desk::{self, Key};
+use super::farewell;
 use super::request::{Contended, First, Party, Request, Target, first_attempt};
 use super::{FAR, Nesting, Patience, SHORTEST_QUESTION, WaitsBy};
 use crate::error::{Error, ErrorKind};
@@ -104,7 +105,16 @@ pub(super) enum Stage {
     Offered(Box<dyn Guard>),
     Nested,
     Failed(Box<Unmet>),
-    Leaving(Arc<Key>),
+    Leaving(Leaving),
+}
+
+/// The end of a wait that is not told yet: a non-blocking attempt that is made when it was told must find nobody who still
+/// asks for it.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    key: Arc<Key>,
+    next: Box<Stage>,
+    is_withdrawn: bool,
 }
 
 impl Entry {
@@ -169,69 +179,90 @@ impl Entry {
     }
 
     /// Tells the waiter that its questions may be asked.
-    pub(super) fn ask(&self) {
+    pub(super) fn ask(self: &Arc<Self>) {
         if !self.is_asked.swap(true, Ordering::AcqRel) && !self.ring() {
             self.withdraw();
         }
     }
 
-    /// Ends the wait, if the lock object has come to be held otherwise, or never can be. Says whether it did.
-    pub(super) fn nest(&self) -> bool {
-        let outcome = match self.target.nest_for(self.party) {
-            Nesting::No => return false,
+    /// Ends the wait, if the lock object has come to be held otherwise, or never can be.
+    pub(super) fn nest(self: &Arc<Self>, key: &Arc<Key>) {
+        let next = match self.target.nest_for(self.party) {
+            Nesting::No => return,
             Nesting::Nested => Stage::Nested,
             Nesting::Refused(kind) => {
                 let error = Error::new(kind, "lock", &self.path).with_absolute_path();
                 Stage::Failed(error.into())
             }
         };
-        if let Err(Stage::Nested) = self.settle(outcome) {
-            self.give_back();
+        let is_nested = matches!(next, Stage::Nested);
+        let leaving = Leaving { key: Arc::clone(key), next: Box::new(next), is_withdrawn: false };
+        match self.settle(Stage::Leaving(leaving)) {
+            Ok(()) if farewell::leave(key, self) => {}
+            Ok(()) => self.has_left(),
+            Err(_) if is_nested => self.give_back(),
+            Err(_) => {}
         }
-        true
     }
 
-    pub(super) fn withdraw(&self) {
+    pub(super) fn withdraw(self: &Arc<Self>) {
         let taken = {
             let mut stage = self.stage.lock();
-            let next = match &*stage {
-                Stage::Waiting(Contended { key, .. }) | Stage::Leaving(key) => {
-                    Stage::Leaving(Arc::clone(key))
+            match mem::take(&mut *stage) {
+                Stage::Waiting(Contended { key, .. }) => {
+                    let next = Box::new(Stage::Over);
+                    *stage = Stage::Leaving(Leaving { key: Arc::clone(&key), next, is_withdrawn: true });
+                    drop(stage);
+                    if !farewell::leave(&key, self) {
+                        self.end_leaving();
+                    }
+                    return;
                 }
-                Stage::Over | Stage::Idle(_) | Stage::Offered(_) | Stage::Nested | Stage::Failed(_) => {
-                    Stage::Over
+                Stage::Leaving(leaving) => {
+                    let key = Arc::clone(&leaving.key);
+                    *stage = Stage::Leaving(Leaving { is_withdrawn: true, ..leaving });
+                    drop(stage);
+                    return farewell::hurry(&key);
                 }
-            };
-            mem::replace(&mut *stage, next)
+                taken @ (Stage::Over
+                | Stage::Idle(_)
+                | Stage::Offered(_)
+                | Stage::Nested
+                | Stage::Failed(_)) => taken,
+            }
         };
         match taken {
-            Stage::Waiting(contended) => {
-                if !desk::leave(&contended.key, self) {
-                    self.leave_off();
-                }
-            }
-            Stage::Leaving(key) => desk::hurry(&key),
             // Explicitly: a copy of the descriptor that was made behind our back would keep the lock.
             Stage::Offered(guard) => drop(guard.release()),
             Stage::Nested => self.give_back(),
-            Stage::Over | Stage::Idle(_) | Stage::Failed(_) => {}
+            Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) | Stage::Leaving(_) => {}
         }
     }
 
-    /// Nothing is left of it any more.
-    fn leave_off(&self) -> bool {
-        let mut stage = self.stage.lock();
-        let is_leaving = matches!(*stage, Stage::Leaving(_));
-        if is_leaving {
-            *stage = Stage::Over;
+    /// Tells the waiter, whose wait is over, what came of it: nobody asks for it any more.
+    pub(super) fn has_left(self: &Arc<Self>) {
+        if self.end_leaving() && !self.ring() {
+            self.withdraw();
         }
-        is_leaving
     }
 
-    /// Tells the waiter, who has withdrawn, that nothing is left of it.
-    pub(super) fn has_left(&self) {
-        if self.leave_off() {
-            let _or_nobody_waits_for_that = self.ring();
+    /// What was withdrawn meanwhile goes back first: then nothing is left of it.
+    fn end_leaving(&self) -> bool {
+        loop {
+            {
+                let mut stage = self.stage.lock();
+                let Stage::Leaving(leaving) = &mut *stage else { return false };
+                let next = mem::take(&mut *leaving.next);
+                if !leaving.is_withdrawn {
+                    *stage = next;
+                    return true;
+                }
+                if !matches!(next, Stage::Nested) {
+                    *stage = Stage::Over;
+                    return true;
+                }
+            }
+            self.give_back();
         }
     }
 
@@ -386,10 +417,7 @@ impl Deferred {
             return Err(Error::caused(ErrorKind::Io, "spawn", &contended.key.path, error).into());
         }
         // It may have come to be held between the attempt and here, and whoever saw to that did not see us.
-        if entry.nest() {
-            desk::leave(&contended.key, entry);
-            entry.ring();
-        }
+        entry.nest(&contended.key);
         Ok(())
     }
 
@@ -458,7 +486,7 @@ impl Deferred {
         self.entry.withdraw();
     }
 
-    /// Whether it has withdrawn, and a thread is still on its way out of the kernel's queue, where it waits for nobody
+    /// Whether its wait is over, and a thread is still on its way out of the kernel's queue, where it waits for nobody
     /// else. The bell rings when that is over.
     #[must_use]
     pub fn is_leaving(&self) -> bool {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::Nesting;
 use super::crew::{At, LAST_PATIENCE, Sleeper, Task, Thread, end_idle_within, hire};
 use super::deferred::{Entry, Stage};
+use super::farewell::{InHand, leave, say_farewell, say_farewells};
 use super::request::Target;
 use crate::error::{Error, ErrorKind};
 use crate::fork::ForkMutex;
@@ -37,8 +38,8 @@ pub(super) const BACKSTOP: Duration = Duration::from_millis(50);
 const TOGETHER: Duration = Duration::from_millis(4);
 
 pub(super) static DESK: ForkMutex<Desk> = ForkMutex::new();
-/// How many lines there are, for those who would look in vain. A child starts with its parent's number, and corrects it
-/// at the first look.
+/// How many lines and leavers there are, for those who would look in vain. A child starts with its parent's number, and
+/// corrects it at the first look.
 static LINES: AtomicUsize = AtomicUsize::new(0);
 
 /// What the waiters of one line wait for.
@@ -62,30 +63,32 @@ impl Key {
 
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    lines: HashMap<Arc<Key>, Line>,
+    pub(super) lines: HashMap<Arc<Key>, Line>,
     /// Those that no porter serves, the oldest first.
     pub(super) unserved: VecDeque<Arc<Key>>,
     pub(super) threads: Vec<Thread>,
-    /// Those who have withdrawn and are to be told when nothing is asked for any more that only they wanted.
-    leaving: Vec<(Arc<Key>, Arc<Entry>)>,
+    /// Those whose wait is over, and who are to be told when nothing is asked for any more that only they wanted.
+    pub(super) leaving: Vec<(Arc<Key>, Arc<Entry>)>,
+    /// The lines for which somebody has got the lock, and looks who takes it.
+    pub(super) in_hand: Vec<Arc<Key>>,
 }
 
 #[derive(Debug, Default)]
-struct Line {
-    waiters: VecDeque<Waiting>,
+pub(super) struct Line {
+    pub(super) waiters: VecDeque<Waiting>,
     /// When whoever serves it will look up.
     next_look: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    entry: Arc<Entry>,
+pub(super) struct Waiting {
+    pub(super) entry: Arc<Entry>,
     next_question: Option<Instant>,
 }
 
 impl Desk {
-    fn note_lines(&self) {
-        LINES.store(self.lines.len(), Ordering::Release);
+    pub(super) fn note_lines(&self) {
+        LINES.store(self.lines.len() + self.leaving.len(), Ordering::Release);
     }
 
     fn unlist(&mut self, key: &Arc<Key>) {
@@ -105,7 +108,7 @@ impl Desk {
     }
 
     /// Who sees to the line.
-    fn server(&self, key: &Arc<Key>) -> Option<Sleeper> {
+    pub(super) fn server(&self, key: &Arc<Key>) -> Option<Sleeper> {
         let serves = |at: &At| matches!(at, At::Serving(served) if served == key);
         self.sleeper(serves).or_else(|| self.sleeper(|at| *at == At::Polling))
     }
@@ -206,72 +209,16 @@ fn fail(entry: &Entry, error: Error) {
     }
 }
 
-/// Takes a waiter out of its line, if it is still there. Says whether something is still asked for that only it wanted; then
-/// it is [told](Entry::has_left) when that is over.
-pub(super) fn leave(key: &Arc<Key>, entry: &Entry) -> bool {
-    let (left, sleeper) = {
-        let mut desk = DESK.lock();
-        let desk = &mut *desk;
-        let Some(line) = desk.lines.get_mut(key) else { return false };
-        let is_it = |waiting: &Waiting| std::ptr::eq(Arc::as_ptr(&waiting.entry), entry);
-        let Some(index) = line.waiters.iter().position(is_it) else { return false };
-        let mode = entry.party.mode;
-        let left = line.waiters.remove(index);
-        let front = line.waiters.front().map(|waiting| waiting.entry.party.mode);
-        // Nobody is left, or who is first now wants something else: what is being waited for is of no use.
-        let is_other = index == 0 && front != Some(mode);
-        let sleeper = if is_other { desk.server(key) } else { None };
-        if let (Some(left), true) = (&left, sleeper.is_some()) {
-            desk.leaving.push((Arc::clone(key), Arc::clone(&left.entry)));
-        }
-        (left, sleeper)
-    };
-    drop(left);
-    sleeper.inspect(Sleeper::rouse).is_some()
-}
-
-/// Wakes who sees to the line, for somebody who is leaving it.
-pub(super) fn hurry(key: &Arc<Key>) {
-    let sleeper = DESK.lock().server(key);
-    if let Some(sleeper) = sleeper {
-        sleeper.rouse();
-    }
-}
-
-/// Tells those who are leaving that nothing is asked for any more that only they wanted.
-pub(super) fn say_farewell(key: &Arc<Key>) {
-    say_farewells(|leaving| leaving == key);
-}
-
-/// The same for all lines but those that are `kept` by the thread that polls, and those that have a porter.
-pub(super) fn say_farewells_but_to(is_kept: impl Fn(&Arc<Key>) -> bool) {
-    let served: Vec<_> = {
-        let desk = DESK.lock();
-        let at = desk.threads.iter().map(|thread| &thread.at);
-        at.filter_map(|at| if let At::Serving(key) = at { Some(Arc::clone(key)) } else { None }).collect()
-    };
-    say_farewells(|leaving| !is_kept(leaving) && !served.contains(leaving));
-}
-
-fn say_farewells(is_meant: impl Fn(&Arc<Key>) -> bool) {
-    let gone: Vec<_> = {
-        let mut desk = DESK.lock();
-        if desk.leaving.is_empty() {
-            return;
-        }
-        let (gone, stay) = std::mem::take(&mut desk.leaving).into_iter().partition(|(key, _)| is_meant(key));
-        desk.leaving = stay;
-        gone
-    };
-    for (_, entry) in gone {
-        entry.has_left();
-    }
-}
-
 /// Gives a lock that was got for the line `key` to the first who takes it, or back. The readers behind a reader have their
 /// turn with it, where they share its hold.
 pub(super) fn offer(key: &Arc<Key>, mode: Mode, guard: Box<dyn Guard>) {
-    let mut guard = guard;
+    let in_hand = InHand::new(key);
+    offer_to_all(key, mode, guard);
+    drop(in_hand);
+    say_farewell(key);
+}
+
+fn offer_to_all(key: &Arc<Key>, mode: Mode, mut guard: Box<dyn Guard>) {
     while let Some(entry) = next_for(key, mode) {
         guard = match entry.conclude(entry.receive(guard)) {
             Ok(()) if mode == Mode::Shared => return let_in_readers(key),
@@ -412,12 +359,7 @@ pub(crate) fn nudge(lock: LockId) {
             .collect()
     };
     for (key, entry) in waiters {
-        if entry.nest() {
-            leave(&key, &entry);
-            if !entry.ring() {
-                entry.withdraw();
-            }
-        }
+        entry.nest(&key);
     }
 }
 

@@ -4,6 +4,7 @@ mod backoff;
 mod crew;
 mod deferred;
 pub(crate) mod desk;
+mod farewell;
 mod past_lines;
 mod polling;
 mod porter;
@@ -132,9 +133,14 @@ pub(crate) struct Contender<'a> {
 }
 
 impl Contender<'_> {
-    /// On what terms to make the first attempt: who can wait does not go past a line.
+    /// On what terms to make the first attempt: who can wait does not go past a line, and who cannot must not meet a thread
+    /// of this process that asks for nobody any more.
     pub(crate) fn first_terms(&self) -> Terms {
-        self.terms(if self.may_wait() { past_lines::manners(self.path) } else { Manners::Hasty })
+        if self.may_wait() {
+            return self.terms(past_lines::manners(self.path));
+        }
+        farewell::see_off(self.path);
+        self.terms(Manners::Hasty)
     }
 
     /// The first attempt, and the bid that made it, which the wait goes on with.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::crew::Task;
 use super::desk::{self, BACKSTOP, Key, Unserved};
+use super::farewell;
 use super::{Contender, Nesting, Outcome, Stop, Watch};
 use crate::error::{Error, ErrorKind};
 use crate::mechanism::{Attempt, Bid, Mode};
@@ -58,7 +59,7 @@ fn serve(id: LockId, key: &Arc<Key>) {
     loop {
         // Here nothing is asked for and no place is held: whoever has ended his wait meanwhile is told now.
         let next = desk::see_to(key);
-        desk::say_farewell(key);
+        farewell::say_farewell(key);
         let Some(first) = desk::first(key) else { break };
         let mode = first.party.mode;
         let nest = || {
@@ -89,7 +90,7 @@ fn serve(id: LockId, key: &Arc<Key>) {
         }
     }
     // From now on nobody can leave the line, for it is no more.
-    desk::say_farewell(key);
+    farewell::say_farewell(key);
 }
 
 /// What a porter sees to while it waits.
@@ -157,7 +158,7 @@ impl Rounds {
         let lines = desk::unserved();
         let present: HashSet<_> = lines.iter().map(|line| &line.key).collect();
         self.lines.retain(|key, _| present.contains(key));
-        desk::say_farewells_but_to(|key| self.lines.contains_key(key));
+        farewell::say_farewells_but_to(|key| self.lines.contains_key(key));
         let leisure = LEISURE * u32::try_from(lines.len()).unwrap_or(u32::MAX);
         let now = Instant::now();
         let mut next = now + BACKSTOP;
@@ -174,8 +175,11 @@ impl Rounds {
             };
             if polled.next <= now {
                 polled.drop_bid_unless_for(line.first.party.mode);
-                desk::say_farewell(&line.key);
-                polled.attempt(line);
+                farewell::say_farewell(&line.key);
+                // Whoever leaves from now on is told in the next round.
+                if desk::wants(&line.key, line.first.party.mode) {
+                    polled.attempt(line);
+                }
                 polled.next = Instant::now() + polled.backoff.next();
             }
             next = next.min(look).min(polled.next);
@@ -187,7 +191,7 @@ impl Rounds {
     fn end(&mut self) {
         self.lines.clear();
         if std::mem::take(&mut self.are_made) {
-            desk::say_farewells_but_to(|_| false);
+            farewell::say_farewells_but_to(|_| false);
         }
     }
 }

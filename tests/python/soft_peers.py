@@ -61,6 +61,13 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
+def facts(path: Path) -> tuple[int, ...]:
+    """All that a contender could have changed but the content. Not when it was last read, which looking changes."""
+    found = path.lstat()
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return (found.st_mode, found.st_uid, found.st_ino, found.st_nlink, found.st_size, *times)
+
+
 def contents(folder: Path) -> dict[str, Any]:
     """All that a contender could have changed: names, kinds, owners, modes, times, content."""
     found = {}

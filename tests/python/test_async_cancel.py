@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sys
+import time
 import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from async_peers import is_still_waiting, nothing_left, run, until, waiting
-from ferrolock import Timeout
+from ferrolock import AsyncFileLock, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -280,5 +282,26 @@ def test_a_share_of_a_hold_that_is_cancelled_is_given_back(make: Maker, lock_pat
         for _ in kept:
             await lock.release()
         assert make.is_free(lock_path)
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere waits are not interrupted")
+def test_who_shares_a_hold_hears_of_it_also_when_the_program_has_taken_the_signal_of_waits(lock_path: Path) -> None:
+    """The thread that waited for it stays in the kernel then until the lock is free: until they give it back."""
+
+    async def main() -> None:
+        holder, lock = AsyncFileLock(lock_path), AsyncFileLock(lock_path)
+        await holder.acquire()
+        tasks = [await waiting(lock) for _ in range(2)]
+        await holder.release()
+        time.sleep(0.1)  # the lock is granted to one, who does not run, and waited for again
+        handler = signal.signal(signal.SIGURG, signal.SIG_IGN)
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            signal.signal(signal.SIGURG, handler)
+        assert lock.lock_counter == 2
+        await lock.release(force=True)
 
     run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from ferrolock import FileLock, ReadWriteLock, SoftFileLock
 from ferrolock.__main__ import main
-from peers import LONG, Peer, is_free
+from peers import LONG, Peer, PeerError, is_free
 from soft_peers import dead_record
 
 if TYPE_CHECKING:
@@ -175,6 +176,23 @@ def test_a_record_lock_keeps_a_file(folder: Folder, spawn: Callable[..., Peer], 
     code = "import fcntl; file = open(path, 'r+'); fcntl.lockf(file, fcntl.LOCK_EX, length)"
     spawn().run(code, path=path, length=length)
     assert stays_in_use(folder, path)
+
+
+@UNIX
+def test_looking_gives_up_no_record_lock_of_this_process(folder: Folder, spawn: Callable[..., Peer]) -> None:
+    import fcntl
+
+    path = folder.leave("x.lock")
+    other = spawn()
+    asks = "import fcntl; fcntl.lockf(open(path, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with open(path, "r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        for _ in range(2):
+            assert stays_in_use(folder, path)
+            with pytest.raises(PeerError) as refused:
+                other.run(asks, path=path)
+            assert refused.value.errno in {errno.EACCES, errno.EAGAIN}
+    other.run(asks, path=path)
 
 
 def locks() -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from ferrolock import SoftFileLock, SoftFileLockLifetimeWarning, Timeout
 from peers import LONG, Peer, PeerError
-from soft_peers import LINUX, NEVER_A_PROCESS, ROOT, contents, is_free, names, record
+from soft_peers import LINUX, NEVER_A_PROCESS, ROOT, contents, facts, is_free, names, record
 from test_paths import refused
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def test_a_wait_ends_when_what_is_no_file_takes_the_markers_place(
 def test_a_large_file_is_not_read_to_its_end(lock_path: Path, size: int) -> None:
     lock_path.write_bytes(record(NEVER_A_PROCESS))
     os.truncate(lock_path, size)
-    facts = lock_path.lstat()
+    before = facts(lock_path)
     assert SoftFileLock(lock_path).pid is None
     assert not is_free(lock_path)
-    assert lock_path.lstat() == facts
+    assert facts(lock_path) == before
 
 
 # Names
@@ -176,10 +176,10 @@ def test_a_file_that_must_not_be_read_is_held(user: Peer, public_folder: Path, c
     path = public_folder / "x.lock"
     path.write_bytes(content)
     path.chmod(0o200)
-    before = path.lstat()
+    before = facts(path)
     assert [outcome(user, path) for _ in range(2)] == [("held", None, None)] * 2
     assert user.run("answer = lock_on(path).pid", path=path) is None
-    assert path.lstat() == before
+    assert facts(path) == before
     assert names(public_folder) == ["x.lock"]
 
 

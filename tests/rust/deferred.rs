@@ -14,19 +14,19 @@ use crate::mechanisms::{Faulty, NoLock, Step};
 use crate::support::{Checked, LONG, Place, SHORT, is_free, kernel_lock, patience, until};
 
 /// A waiter with a lock object of its own, as a task has one.
-struct Task {
-    lock: Arc<Lock>,
-    owner: OwnerId,
-    waiter: Deferred,
-    rung: Receiver<()>,
+pub(crate) struct Task {
+    pub(crate) lock: Arc<Lock>,
+    pub(crate) owner: OwnerId,
+    pub(crate) waiter: Deferred,
+    pub(crate) rung: Receiver<()>,
 }
 
 impl Task {
-    fn of(lock: Arc<Lock>, place: &Place, timeout: Timeout, has_questions: bool) -> Self {
+    pub(crate) fn of(lock: Arc<Lock>, place: &Place, timeout: Timeout, has_questions: bool) -> Self {
         Self::listening(lock, place, timeout, has_questions, Arc::new(AtomicBool::new(true)))
     }
 
-    fn listening(
+    pub(crate) fn listening(
         lock: Arc<Lock>,
         place: &Place,
         timeout: Timeout,
@@ -41,12 +41,12 @@ impl Task {
         Self { lock, owner, waiter, rung }
     }
 
-    fn new(place: &Place) -> Self {
+    pub(crate) fn new(place: &Place) -> Self {
         Self::of(kernel(), place, Timeout::Never, false)
     }
 
     /// Makes an attempt in vain, and joins the queue.
-    fn waits(self) -> Checked<Self> {
+    pub(crate) fn waits(self) -> Checked<Self> {
         if self.waiter.attempt().map_err(|unmet| unmet.error)? {
             return Err(Overlap("an attempt succeeded although the lock is held".into()).into());
         }
@@ -54,7 +54,7 @@ impl Task {
         Ok(self)
     }
 
-    fn news(&self, within: Duration) -> Checked<Option<News>> {
+    pub(crate) fn news(&self, within: Duration) -> Checked<Option<News>> {
         match self.rung.recv_timeout(within) {
             Ok(()) => Ok(Some(self.waiter.news())),
             Err(RecvTimeoutError::Timeout) => Ok(None),
@@ -62,7 +62,7 @@ impl Task {
         }
     }
 
-    fn must_still_wait(&self) -> Checked {
+    pub(crate) fn must_still_wait(&self) -> Checked {
         match self.news(SHORT)? {
             None => Ok(()),
             Some(News::Granted) => Err(Overlap("granted although the lock is held".into()).into()),
@@ -70,38 +70,38 @@ impl Task {
         }
     }
 
-    fn must_be_granted(&self) -> Checked {
+    pub(crate) fn must_be_granted(&self) -> Checked {
         match self.news(LONG)? {
             Some(News::Granted) => Ok(()),
             other => Err(format!("{other:?} instead of the lock").into()),
         }
     }
 
-    fn must_get_it(&self) -> Checked {
+    pub(crate) fn must_get_it(&self) -> Checked {
         self.must_be_granted()?;
         assert!(self.waiter.accept()?.is_some());
         assert!(self.lock.depth(self.owner) > 0);
         Ok(())
     }
 
-    fn must_fail(&self) -> Checked<Error> {
+    pub(crate) fn must_fail(&self) -> Checked<Error> {
         match self.news(LONG)? {
             Some(News::Failed(unmet)) => Ok(unmet.error),
             other => Err(format!("{other:?} instead of an error").into()),
         }
     }
 
-    fn release(&self) -> Checked {
+    pub(crate) fn release(&self) -> Checked {
         self.lock.release(self.owner, false)?;
         Ok(())
     }
 }
 
-fn kernel() -> Arc<Lock> {
+pub(crate) fn kernel() -> Arc<Lock> {
     Arc::new(kernel_lock(Scope::Shared))
 }
 
-fn request(owner: OwnerId, place: &Place, timeout: Timeout) -> Request<'_> {
+pub(crate) fn request(owner: OwnerId, place: &Place, timeout: Timeout) -> Request<'_> {
     Request { owner, debtor: owner, path: &place.path, patience: patience(timeout) }
 }
 

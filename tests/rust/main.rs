@@ -11,6 +11,7 @@ mod descriptors;
 mod doors;
 mod exclusion;
 mod failures;
+mod farewells;
 mod holds;
 mod lease;
 mod lease_markers;

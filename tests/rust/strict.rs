@@ -9,6 +9,8 @@ use ferrolock::mechanism::{
 };
 
 use crate::contender::{Cast, How, Kind};
+#[cfg(target_os = "linux")]
+use crate::support::descriptors_on;
 use crate::support::{Checked, Place};
 
 const SENTINEL: &[u8] = b"1\nfilelock-strict-v1\0\n0\n";
@@ -150,6 +152,22 @@ fn a_claim_that_could_not_be_withdrawn_is_withdrawn_by_the_next_attempt() -> Che
     let guard = held(&place)?;
     assert!(!names(&folder)?.contains(intent_name));
     release(guard)
+}
+
+/// There may be many, each in a folder of its own, and nobody who ever comes back to it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_claim_that_could_not_be_withdrawn_keeps_nothing_open() -> Checked {
+    let place = Place::new()?;
+    let (folder, guard) = (claims_folder(&place), held(&place)?);
+    let [_, intent_name] = &names(&folder)?[..] else { return Err("two names".into()) };
+    fs::remove_file(folder.join(intent_name))?;
+    fs::create_dir(folder.join(intent_name))?;
+    assert!(guard.release().is_err());
+    assert!(refusal(&place).is_ok(), "it is tried again, in vain");
+    assert_eq!(descriptors_on(&folder)?, 0);
+    fs::remove_dir(folder.join(intent_name))?;
+    release(held(&place)?)
 }
 
 #[test]

@@ -236,6 +236,14 @@ fn put_away(tracked: Tracked) {
     }
 }
 
+/// Puts away a description that somebody opened only to look, and found `others` to have locks on its file. Where nothing
+/// says that this process may be one of them, it is closed: who looks at many files must not keep them all open.
+pub(in crate::mechanism) fn put_away_seen(tracked: Tracked, others: Others) {
+    if others == Others::ThisProcess || TAKES_RECORD_LOCKS.load(Ordering::Relaxed) {
+        put_away(tracked);
+    }
+}
+
 fn is_safe_to_close(file: &File) -> bool {
     match ranges::others(file) {
         Others::Nobody => !TAKES_RECORD_LOCKS.load(Ordering::Relaxed) || !ranges::CLOSE_GIVES_UP,

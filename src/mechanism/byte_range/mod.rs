@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use description::expect_record_locks;
+pub(super) use description::put_away_seen;
 use description::{Description, Home};
 use place::RangePlace;
 

@@ -8,7 +8,7 @@ use super::{KernelGuard, failed};
 use crate::error::Error;
 use crate::fork::Tracked;
 use crate::mechanism::marker::Site;
-use crate::mechanism::{CloseErrors, Leftover};
+use crate::mechanism::{CloseErrors, Leftover, byte_range};
 use crate::sys::{self, FileId, Others, Verdict, names, ranges};
 
 /// Looks whether anybody holds the empty file `id` at the name, and with `removes` removes it if nobody does.
@@ -28,6 +28,12 @@ pub(in crate::mechanism) fn visit(
         Ok(file) => file,
         Err(error) => return refusal("open", path, error),
     };
+    let found = file.own_file().map(ranges::others).map_err(|error| failed("lock", path, error))?;
+    if found != Others::Nobody {
+        // The close would give up this process's record locks on the file, some other library's.
+        byte_range::put_away_seen(file, found);
+        return Ok(Leftover::InUse);
+    }
     let mut guard =
         KernelGuard { id, file, path: path.to_owned(), removal: None, close_errors: CloseErrors::Suppress };
     let lock = || -> io::Result<bool> {

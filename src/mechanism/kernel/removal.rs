@@ -45,6 +45,9 @@ impl Removal {
     /// him once more when it has unlocked, and he, when he has left the line, whether the lock is free: one of them
     /// comes after the other.
     ///
+    /// A non-blocking attempt is refused if it falls between the lock and the unlocking. Who only looks cannot know that
+    /// the lock is free.
+    ///
     /// # Errors
     /// Those of removing it.
     pub(super) fn remove_if_idle(self, file: &mut Tracked) -> io::Result<bool> {

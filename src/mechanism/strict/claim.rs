@@ -1,8 +1,8 @@
 //! A claim of this process, under one name or two, and how it is given back.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::record::{ClaimState, own_bytes, private_name};
 use super::rooms::Rooms;
 use crate::error::{Error, ErrorKind};
 use crate::fork::{ForkMutex, Tracked};
-use crate::mechanism::at_exit::{self, Leftover};
+use crate::mechanism::at_exit::{self, Fate, Leftover};
 use crate::mechanism::folder::Folder;
 use crate::mechanism::new_file::{NewFile, judge_by_name, random_hex};
 use crate::mechanism::{Guard, ReleaseError};
@@ -25,13 +25,9 @@ struct Names {
     path: PathBuf,
 }
 
-/// Claims that could not be withdrawn: they keep everybody out, this process too. Tried again before each attempt.
-static OWED: ForkMutex<Vec<Arc<Names>>> = ForkMutex::new();
-
 impl Names {
     fn remove(&self, state: ClaimState) -> io::Result<()> {
-        let name = OsString::from(state.claim(&self.token));
-        names::remove(self.claims.named(&name)?)
+        remove(&self.claims, state, &self.token)
     }
 
     /// A forked child withdraws nothing of its parent's.
@@ -46,9 +42,22 @@ impl Names {
 
 impl Leftover for Names {
     fn clear_away(self: Arc<Self>) {
-        drop(self.remove(ClaimState::Held));
-        drop(self.remove(ClaimState::Intent));
+        drop(remove_both(&self.claims, &self.token));
     }
+
+    fn fate(&self) -> Fate {
+        Fate::Stays
+    }
+}
+
+fn remove(claims: &Folder, state: ClaimState, token: &str) -> io::Result<()> {
+    let name = OsString::from(state.claim(token));
+    names::remove(claims.named(&name)?)
+}
+
+fn remove_both(claims: &Folder, token: &str) -> io::Result<()> {
+    let held = remove(claims, ClaimState::Held, token);
+    held.and(remove(claims, ClaimState::Intent, token))
 }
 
 /// What is published. Its drop withdraws it.
@@ -60,30 +69,68 @@ struct Published {
 
 impl Drop for Published {
     fn drop(&mut self) {
-        if self.is_withdrawn || !self.names.is_of_this_process() {
+        let Names { claims, token, .. } = &*self.names;
+        if self.is_withdrawn || !self.names.is_of_this_process() || remove_both(claims, token).is_ok() {
             return;
         }
-        let held = self.names.remove(ClaimState::Held);
-        let intent = self.names.remove(ClaimState::Intent);
-        if held.and(intent).is_err() {
-            at_exit::note(&self.names);
-            OWED.lock().push(Arc::clone(&self.names));
+        let owed = Owed { folder: claims.path().to_owned(), id: claims.id(), token: token.clone() };
+        let owed = Arc::new(owed);
+        at_exit::note(&owed);
+        owe(owed);
+    }
+}
+
+/// A claim that could not be withdrawn: it keeps everybody out, this process too.
+///
+/// An open folder for each would be one more descriptor for ever. It is known by its path, and opened by whoever wants its
+/// lock.
+#[derive(Debug)]
+struct Owed {
+    folder: PathBuf,
+    id: FileId,
+    token: String,
+}
+
+impl Leftover for Owed {
+    fn clear_away(self: Arc<Self>) {
+        if let Ok(claims) = Folder::open(&self.folder) {
+            if claims.id() == self.id {
+                drop(remove_both(&claims, &self.token));
+            }
         }
     }
+
+    fn fate(&self) -> Fate {
+        Fate::GivenUp
+    }
+}
+
+/// The most of them that are remembered. One is left alone then, until somebody removes it by hand.
+const MOST_OWED: usize = 256;
+/// Tried again before each attempt in the same folder.
+static OWED: ForkMutex<VecDeque<Arc<Owed>>> = ForkMutex::new();
+
+fn owe(owed: Arc<Owed>) {
+    let _oldest = {
+        let mut all = OWED.lock();
+        all.push_back(owed);
+        if all.len() > MOST_OWED { all.pop_front() } else { None }
+    };
 }
 
 /// Withdraws what could not be withdrawn before from these rooms.
 pub(super) fn settle(rooms: &Rooms) {
-    let owed = {
+    let here = {
         let mut owed = OWED.lock();
-        let is_here = |names: &Arc<Names>| names.claims.id() == rooms.claims.id();
-        let (here, elsewhere) = mem::take(&mut *owed).into_iter().partition::<Vec<_>, _>(is_here);
-        *owed = elsewhere;
+        let is_here = |owed: &Arc<Owed>| owed.id == rooms.claims.id();
+        let here: Vec<_> = owed.iter().filter(|owed| is_here(owed)).cloned().collect();
+        owed.retain(|owed| !is_here(owed));
         here
     };
-    // Where that fails once more, the drop says so.
-    for names in owed {
-        drop(Published { names, is_withdrawn: false });
+    for owed in here {
+        if remove_both(&rooms.claims, &owed.token).is_err() {
+            owe(owed);
+        }
     }
 }
 
@@ -95,11 +142,15 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    pub(super) fn publish(rooms: &Rooms, mode: Option<u32>) -> Result<Self, Error> {
+    /// `None`: it would stay, for the process ends.
+    pub(super) fn publish(rooms: &Rooms, mode: Option<u32>) -> Result<Option<Self>, Error> {
         let (token, path) = (random_hex(), rooms.site.path().to_owned());
         let name = ClaimState::Intent.claim(&token);
         // Before the call: whatever it says, the name may be there then.
         let names = Arc::new(Names { claims: Arc::clone(&rooms.claims), token, path });
+        if !at_exit::may_make(&names) {
+            return Ok(None);
+        }
         let published = Published { names, is_withdrawn: false };
         let new = NewFile {
             bits: super::bits(mode),
@@ -108,7 +159,7 @@ impl Claim {
         };
         let file = new.publish(&rooms.claims, name.as_ref());
         let file = file.map_err(|error| super::publication_error(&rooms.site, error))?;
-        Ok(Self { published, file })
+        Ok(Some(Self { published, file }))
     }
 
     pub(super) fn token(&self) -> &str {
@@ -126,7 +177,6 @@ impl Claim {
 
     /// Makes it a lock.
     pub(super) fn into_guard(self, sentinel: Tracked) -> StrictGuard {
-        at_exit::note(&self.published.names);
         StrictGuard { published: self.published, sentinel }
     }
 }

@@ -126,7 +126,7 @@ impl StrictLock {
         if !rooms.scan()?.claims.is_empty() {
             return contended();
         }
-        let claim = Claim::publish(&rooms, self.mode)?;
+        let Some(claim) = Claim::publish(&rooms, self.mode)? else { return contended() };
         if !may_hold(&rooms.scan()?.claims, claim.token()) {
             return contended();
         }
