@@ -74,7 +74,8 @@ class FileLockMeta(ABCMeta):
         steps = getattr(cls, "_acquire", None), getattr(cls, "_release", None)
         cls._is_backend = steps != (NativeLock._acquire_below, NativeLock._release_below)
         cls._is_plain = is_made_as_base and not cls._is_backend and not cls.__abstractmethods__
-        has_own_methods = (cls.acquire, cls.release) != (NativeLock.acquire, NativeLock.release)
+        methods = getattr(cls, "acquire", None), getattr(cls, "release", None)
+        has_own_methods = methods != (NativeLock.acquire, NativeLock.release)
         # Of what is set on a class of another kind nobody hears.
         if has_own_methods or not all(isinstance(base, FileLockMeta) for base in cls.__mro__[:-2]):
             note_overrides()
