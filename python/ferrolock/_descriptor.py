@@ -23,7 +23,7 @@ def lock_descriptor(fd: int, *, blocking: bool = True, poll_interval: float = 0.
     :param blocking: wait until the lock is had; false makes one attempt
     :param poll_interval: the longest pause between two attempts, in seconds, when it waits
     :return: whether the lock is had: only false if it was not to be waited for
-    :raises TypeError, ValueError: for a poll interval that is no positive number of seconds
+    :raises TypeError, ValueError: for a poll interval that is no positive number of seconds, or a negative descriptor
     :raises OSError: if the operating system failed, or there is no such descriptor
     """
     return _native.lock_descriptor(_system_number(fd), blocking=bool(blocking), poll_interval=poll_interval)
@@ -36,6 +36,7 @@ def unlock_descriptor(fd: int) -> None:
     One that is not locked is fine.
 
     :param fd: the descriptor
+    :raises ValueError: for a negative one
     :raises OSError: if the operating system failed, or there is no such descriptor
     """
     _native.unlock_descriptor(_system_number(fd))
@@ -48,6 +49,9 @@ def _system_number(fd: int) -> int:
 
         return msvcrt.get_osfhandle(fd)
     else:  # noqa: RET505 - as a branch, so that type checkers leave it alone
+        if fd < 0:
+            msg = f"file descriptor cannot be a negative integer ({fd})"
+            raise ValueError(msg)
         return fd
 
 
