@@ -115,23 +115,22 @@ def rotated(items: Sequence[T], by: int) -> list[T]:
 
 
 class Batches:
-    """One worker's batches: how many turns make one, for each task."""
+    """One worker's batches: how many turns make one, for each task, by the quickest that was seen."""
 
     def __init__(self, worker: Worker, seconds: float) -> None:
         self._worker = worker
         self._nanoseconds = seconds * 1e9
-        self._counts: dict[str, int] = {}
+        self._quickest: dict[str, float] = {}
 
     def microseconds(self, request: str) -> float:
         """Run one batch, after a tenth of it to warm up, and return the time of one turn without the loop's own."""
-        count = self._counts.get(request)
-        if count is None:
-            self._worker.ask(request, WARM_UP)
-            each = self._worker.ask(request, WARM_UP).first / WARM_UP
-            count = min(MOST, max(FEWEST, int(self._nanoseconds / max(each, 1.0))))
-            self._counts[request] = count
+        if request not in self._quickest:
+            # Other workers may be starting still; a batch that is too small for that is paid for by its first turns.
+            self._quickest[request] = min(self._worker.ask(request, WARM_UP).first for _ in range(3)) / WARM_UP
+        count = min(MOST, max(FEWEST, int(self._nanoseconds / max(self._quickest[request], 1.0))))
         self._worker.ask(request, max(1, count // 10))
         spent, loop = self._worker.ask(request, count)
+        self._quickest[request] = min(self._quickest[request], spent / count)
         return (spent - loop) / count / 1000
 
 
