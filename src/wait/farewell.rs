@@ -108,6 +108,17 @@ pub(super) fn say_farewells_but_to(is_kept: impl Fn(&Arc<Key>) -> bool) {
     say_farewells(|leaving| !is_kept(leaving) && !served.contains(leaving));
 }
 
+/// The same for those to whom nobody sees any more: a thread that has seen to a line counts as its server until it is at
+/// something else, and whoever leaves a new line of that name meanwhile relies on it.
+pub(super) fn say_last_farewells() {
+    let unseen: Vec<_> = {
+        let desk = DESK.lock();
+        let keys = desk.leaving.iter().map(|(key, _)| key);
+        keys.filter(|key| desk.server(key).is_none()).map(Arc::clone).collect()
+    };
+    say_farewells(|leaving| unseen.contains(leaving));
+}
+
 pub(super) fn say_farewells(is_meant: impl Fn(&Arc<Key>) -> bool) {
     for (_, entry) in take_out(|key, _| is_meant(key)) {
         entry.has_left();
@@ -124,4 +135,49 @@ fn take_out(is_meant: impl Fn(&Arc<Key>, &Arc<Entry>) -> bool) -> Vec<(Arc<Key>,
     desk.leaving = stay;
     desk.note_lines();
     gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hold::{Lock, Scope};
+    use crate::mechanism::{Attempt, KernelLock, Manners, Mechanism};
+    use crate::owner::OwnerId;
+    use crate::registry::LockId;
+    use crate::time::Timeout;
+    use crate::wait::crew::Thread;
+    use crate::wait::{Deferred, FAR, Patience, Request, porter};
+
+    /// Has the desk count on a thread that is not there.
+    fn pretend(at: At) -> LockId {
+        let id = LockId::next();
+        DESK.lock().threads.push(Thread { id, handle: None, at, is_to_end: true });
+        id
+    }
+
+    /// Between the end of its line and what it does next a thread counts as its server, also of a new line of that name.
+    #[test]
+    fn who_relied_on_a_thread_that_is_done_with_its_line_is_told() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let path = canonical(&folder.path().join("x.lock"))?;
+        let holder = KernelLock::default().try_acquire(&path, Manners::Hasty.into())?;
+        assert!(matches!(holder, Attempt::Acquired(_)));
+        let lock = Arc::new(Lock::new(Box::new(KernelLock::default()), Scope::Shared));
+        let key = Arc::new(Key::new(path.clone(), &*lock, None));
+        let patience = Patience { timeout: Timeout::Never, poll_interval: FAR, lifetime: None };
+        let owner = OwnerId::unique();
+        let request = Request { owner, debtor: owner, path: &path, patience };
+        let waiter = Deferred::for_lock(lock, &request, false, Box::new(|| true));
+        assert!(!waiter.attempt().map_err(|unmet| unmet.error)?);
+        let done = pretend(At::Serving(key));
+        // Whom the desk wakes for the new line, and who comes too late.
+        let idle = pretend(At::Idle(Instant::now()));
+        waiter.wait().map_err(|unmet| unmet.error)?;
+        waiter.withdraw();
+        assert!(waiter.is_leaving());
+        porter::work(done);
+        assert!(!waiter.is_leaving());
+        DESK.lock().threads.retain(|thread| thread.id != done && thread.id != idle);
+        Ok(())
+    }
 }

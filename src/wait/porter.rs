@@ -140,7 +140,6 @@ impl Watch for Duty<'_> {
 /// What the thread that polls knows of the lines.
 #[derive(Default)]
 struct Rounds {
-    are_made: bool,
     lines: HashMap<Arc<Key>, Polled>,
 }
 
@@ -154,7 +153,6 @@ struct Polled {
 impl Rounds {
     /// One attempt for each line for which it is time. Says how long the pause to the next round is.
     fn make(&mut self) -> Duration {
-        self.are_made = true;
         let lines = desk::unserved();
         let present: HashSet<_> = lines.iter().map(|line| &line.key).collect();
         self.lines.retain(|key, _| present.contains(key));
@@ -190,9 +188,7 @@ impl Rounds {
     /// Withdraws what was published.
     fn end(&mut self) {
         self.lines.clear();
-        if std::mem::take(&mut self.are_made) {
-            farewell::say_farewells_but_to(|_| false);
-        }
+        farewell::say_last_farewells();
     }
 }
 
