@@ -113,6 +113,12 @@ impl Desk {
         self.sleeper(serves).or_else(|| self.sleeper(|at| *at == At::Polling))
     }
 
+    /// Whether the first of the line wants the lock in this mode.
+    pub(super) fn wants(&self, key: &Arc<Key>, mode: Mode) -> bool {
+        let first = self.lines.get(key).and_then(|line| line.waiters.front());
+        first.is_some_and(|waiting| waiting.entry.party.mode == mode)
+    }
+
     /// Has those end who wait for nobody, and says who they are.
     pub(super) fn dismiss(&mut self) -> Vec<Sleeper> {
         let is_any = |key: &Arc<Key>| self.lines.get(key).is_some_and(|line| !line.waiters.is_empty());
@@ -177,8 +183,6 @@ pub(super) fn enqueue(key: &Arc<Key>, entry: Arc<Entry>) -> io::Result<()> {
     if let Some(sleeper) = sleeper {
         sleeper.rouse();
     }
-    // What they are leaving is wanted again.
-    say_farewell(key);
     if is_new {
         hire().inspect_err(|error| {
             leave(key, &own);
@@ -284,9 +288,7 @@ pub(super) fn first(key: &Arc<Key>) -> Option<Arc<Entry>> {
 
 /// Whether the first of the line wants the lock in this mode.
 pub(super) fn wants(key: &Arc<Key>, mode: Mode) -> bool {
-    let desk = DESK.lock();
-    let first = desk.lines.get(key).and_then(|line| line.waiters.front());
-    first.is_some_and(|waiting| waiting.entry.party.mode == mode)
+    DESK.lock().wants(key, mode)
 }
 
 /// Whether it will still, when the waits that are due have ended.

@@ -10,10 +10,14 @@ use std::time::{Duration, Instant};
 use super::canonical;
 use super::crew::{At, PATIENCE, Sleeper};
 use super::deferred::Entry;
-use super::desk::{DESK, Key, is_any};
+use super::desk::{DESK, Desk, Key, is_any};
+use crate::mechanism::Mode;
 
 /// How often who wants threads to be gone looks whether they are.
 const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
+
+/// Who is to be told that he has left a line.
+type Leaver = (Arc<Key>, Arc<Entry>);
 
 /// A lock that was got for a line, from then until it is somebody's or was given back.
 pub(super) struct InHand<'a>(&'a Arc<Key>);
@@ -93,6 +97,20 @@ pub(super) fn see_off(path: &Path) {
     }
 }
 
+/// Whether the first of the line wants the lock in this mode, in which the calling thread asks for it. Then nobody who is
+/// leaving the line has to wait for it: what he wanted is wanted again, or the thread does not ask for it.
+pub(super) fn is_wanted(key: &Arc<Key>, mode: Mode) -> bool {
+    let gone = {
+        let mut desk = DESK.lock();
+        if !desk.wants(key, mode) {
+            return false;
+        }
+        take_out_of(&mut desk, |leaving, _| leaving == key)
+    };
+    tell(gone);
+    true
+}
+
 /// Tells those who are leaving that nothing is asked for any more that only they wanted.
 pub(super) fn say_farewell(key: &Arc<Key>) {
     say_farewells(|leaving| leaving == key);
@@ -120,13 +138,20 @@ pub(super) fn say_last_farewells() {
 }
 
 pub(super) fn say_farewells(is_meant: impl Fn(&Arc<Key>) -> bool) {
-    for (_, entry) in take_out(|key, _| is_meant(key)) {
+    tell(take_out(|key, _| is_meant(key)));
+}
+
+fn tell(gone: Vec<Leaver>) {
+    for (_, entry) in gone {
         entry.has_left();
     }
 }
 
-fn take_out(is_meant: impl Fn(&Arc<Key>, &Arc<Entry>) -> bool) -> Vec<(Arc<Key>, Arc<Entry>)> {
-    let mut desk = DESK.lock();
+fn take_out(is_meant: impl Fn(&Arc<Key>, &Arc<Entry>) -> bool) -> Vec<Leaver> {
+    take_out_of(&mut DESK.lock(), is_meant)
+}
+
+fn take_out_of(desk: &mut Desk, is_meant: impl Fn(&Arc<Key>, &Arc<Entry>) -> bool) -> Vec<Leaver> {
     if desk.leaving.is_empty() {
         return Vec::new();
     }

@@ -63,7 +63,7 @@ fn serve(id: LockId, key: &Arc<Key>) {
         let Some(first) = desk::first(key) else { break };
         let mode = first.party.mode;
         let nest = || {
-            if desk::wants(key, mode) { Nesting::No } else { Nesting::Refused(ErrorKind::Cancelled) }
+            if farewell::is_wanted(key, mode) { Nesting::No } else { Nesting::Refused(ErrorKind::Cancelled) }
         };
         let contender = Contender {
             lock: id,

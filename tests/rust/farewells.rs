@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use ferrolock::mechanism::{Attempt, KernelLock, Manners, Mechanism};
+use ferrolock::mechanism::{Attempt, KernelLock, Manners, Mechanism, Mode};
 use ferrolock::wait::sleep;
-use ferrolock::{Lock, OwnerId, Scope, Timeout, Unwatched};
+use ferrolock::{Deferred, Door, Lock, OwnerId, ReadWrite, Scope, Timeout, Unwatched};
 
-use crate::deferred::{Task, kernel};
+use crate::deferred::{Task, kernel, request};
 use crate::mechanisms::Beset;
 use crate::support::{Checked, Place, is_free, kernel_lock, me, patience, until};
 
@@ -37,10 +37,28 @@ impl Gate {
     }
 }
 
-fn gated() -> (Arc<Gate>, Arc<Lock>) {
+/// A gate, and a mechanism whose attempts come to it.
+fn beset() -> (Arc<Gate>, Box<Beset>) {
     let gate = Arc::new(Gate::default());
     let at_gate = Arc::clone(&gate);
-    (gate, Arc::new(Lock::new(Box::new(Beset::by(move || at_gate.pass())), Scope::Shared)))
+    (gate, Box::new(Beset::by(move || at_gate.pass())))
+}
+
+fn gated() -> (Arc<Gate>, Arc<Lock>) {
+    let (gate, mechanism) = beset();
+    (gate, Arc::new(Lock::new(mechanism, Scope::Shared)))
+}
+
+/// Tasks that have asked at a door in vain, each for what it wants.
+fn visitors<const N: usize>(door: &Arc<Door>, place: &Place, wanted: [Mode; N]) -> Checked<[Deferred; N]> {
+    let visitors = wanted.map(|mode| {
+        let request = request(OwnerId::unique(), place, Timeout::Never);
+        Deferred::for_door(Arc::clone(door), &request, mode, false, Box::new(|| true))
+    });
+    for visitor in &visitors {
+        assert!(!visitor.attempt().map_err(|unmet| unmet.error)?);
+    }
+    Ok(visitors)
 }
 
 /// A lock object that holds the lock, for this thread.
@@ -109,4 +127,42 @@ fn a_lock_that_was_got_for_who_has_withdrawn_goes_back_before_he_hears_of_it() -
     assert!(matches!(asked, Ok(Ok(_))), "{asked:?}");
     assert!(!task.waiter.is_leaving());
     Ok(())
+}
+
+/// A writer and the reader behind it withdraw while a thread just asks for the writer, and behind them another one waits.
+#[test]
+fn who_leaves_is_told_when_the_next_one_wants_what_the_first_one_wanted() -> Checked {
+    let place = Place::new()?;
+    let _holder = holder(&place)?;
+    let (gate, mechanism) = beset();
+    let door = Arc::new(Door::new(Arc::new(ReadWrite::new(mechanism))));
+    let [first, second, third] = visitors(&door, &place, [Mode::Exclusive, Mode::Shared, Mode::Exclusive])?;
+    let closed = gate.close();
+    first.wait().map_err(|unmet| unmet.error)?;
+    gate.must_stop_somebody()?;
+    second.wait().map_err(|unmet| unmet.error)?;
+    third.wait().map_err(|unmet| unmet.error)?;
+    first.withdraw();
+    second.withdraw();
+    assert!(first.is_leaving() && second.is_leaving());
+    drop(closed);
+    until("both have left", || Ok(!first.is_leaving() && !second.is_leaving()))?;
+    Ok(())
+}
+
+#[test]
+fn a_writer_that_has_withdrawn_is_not_told_because_a_reader_comes() -> Checked {
+    let place = Place::new()?;
+    let _holder = holder(&place)?;
+    let (gate, mechanism) = beset();
+    let door = Arc::new(Door::new(Arc::new(ReadWrite::new(mechanism))));
+    let [writer, reader] = visitors(&door, &place, [Mode::Exclusive, Mode::Shared])?;
+    let closed = gate.close();
+    writer.wait().map_err(|unmet| unmet.error)?;
+    gate.must_stop_somebody()?;
+    writer.withdraw();
+    reader.wait().map_err(|unmet| unmet.error)?;
+    assert!(writer.is_leaving(), "a thread still asks for it");
+    drop(closed);
+    until("it has left", || Ok(!writer.is_leaving()))
 }
