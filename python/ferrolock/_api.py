@@ -59,7 +59,7 @@ class FileLockMeta(ABCMeta):
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in {"__init__", "__new__", "_acquire", "_release", "acquire", "release"}:
+        if name in {"__bases__", "__init__", "__new__", "_acquire", "_release", "acquire", "release"}:
             cls._note_construction()
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ferrolock import AcquireReturnProxy, FileLock, Timeout
+from peers import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,6 +301,41 @@ def test_every_way_in_and_out_goes_through_the_overridden_methods(path: str, use
     use(lock)
     assert calls == ["acquire", "release"]
     assert is_free(path)
+
+
+LATE = {
+    "the class": "FileLock.acquire = own",
+    "its base": "BaseFileLock.acquire = own",
+    "the object": "lock.acquire = lambda: own(lock)",
+    "a mixin": "lock = type(FileLock)('Mixed', (Mixin, FileLock), {})(path); Mixin.acquire = own",
+    "another base": "Mixin.acquire = own; Own.__bases__ = (Mixin, FileLock)",
+    "another class": "lock.__class__ = type(FileLock)('Other', (FileLock,), {'acquire': own})",
+    "a patch": "patch.object(Own, 'acquire', own).start()",
+}
+
+
+@pytest.mark.parametrize("where", LATE)
+def test_a_method_that_comes_late_is_gone_through(path: str, where: str) -> None:
+    """As long as nothing in a process has methods of its own, nobody looks for them: hence a program for each."""
+    program = f"""
+        import sys
+        from unittest.mock import patch
+        from ferrolock import BaseFileLock, FileLock
+        path, calls = sys.argv[1], []
+        native = FileLock.acquire
+        def own(lock):
+            calls.append("acquire")
+            return native(lock)
+        class Mixin:
+            pass
+        class Own(FileLock):
+            pass
+        lock = Own(path)
+        {LATE[where]}
+        with lock:
+            print(lock.is_locked, calls)
+    """
+    assert run_program(program, path) == "True ['acquire']\n"
 
 
 def test_the_finalizer_goes_through_the_overridden_release(path: str) -> None:
