@@ -305,7 +305,7 @@ pub(super) fn see_to(key: &Arc<Key>) -> Instant {
     let now = Instant::now();
     let mut expired = Vec::new();
     let mut asked = Vec::new();
-    let (next, has_lost_first) = {
+    let (next, last_attempt) = {
         let mut desk = DESK.lock();
         let backstop = now + BACKSTOP;
         let Some(line) = desk.lines.get_mut(key) else { return backstop };
@@ -330,11 +330,13 @@ pub(super) fn see_to(key: &Arc<Key>) -> Instant {
         }
         line.next_look = Some(next);
         let first = first.filter(|first| expired.first().is_some_and(|entry| Arc::ptr_eq(entry, first)));
-        (next, first.is_some())
+        // Who withdraws meanwhile is told when whoever sees to the line looks again.
+        (next, first.map(|_| InHand::of(&mut desk, key)))
     };
     for (index, entry) in expired.iter().enumerate() {
-        entry.expire(key, index == 0 && has_lost_first);
+        entry.expire(key, index == 0 && last_attempt.is_some());
     }
+    drop(last_attempt);
     for entry in asked {
         entry.ask();
     }

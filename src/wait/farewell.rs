@@ -19,12 +19,17 @@ const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
 /// Who is to be told that he has left a line.
 type Leaver = (Arc<Key>, Arc<Entry>);
 
-/// A lock that was got for a line, from then until it is somebody's or was given back.
+/// A lock that was got for a line, or is asked for a last time for somebody who is in it no more, from then until it is
+/// somebody's or was given back.
 pub(super) struct InHand<'a>(&'a Arc<Key>);
 
 impl<'a> InHand<'a> {
     pub(super) fn new(key: &'a Arc<Key>) -> Self {
-        DESK.lock().in_hand.push(Arc::clone(key));
+        Self::of(&mut DESK.lock(), key)
+    }
+
+    pub(super) fn of(desk: &mut Desk, key: &'a Arc<Key>) -> Self {
+        desk.in_hand.push(Arc::clone(key));
         Self(key)
     }
 }

@@ -166,3 +166,58 @@ fn a_writer_that_has_withdrawn_is_not_told_because_a_reader_comes() -> Checked {
     drop(closed);
     until("it has left", || Ok(!writer.is_leaving()))
 }
+
+#[cfg(target_os = "linux")]
+mod at_the_deadline {
+    use std::path::Path;
+
+    use ferrolock::Request;
+    use ferrolock::mechanism::{Place as InKernel, Terms};
+
+    use super::*;
+    use crate::support::only_woken;
+
+    /// A kernel lock that is waited for in the kernel, and whose attempts come to a gate.
+    #[derive(Debug)]
+    struct Watched(Box<Beset>);
+
+    impl Mechanism for Watched {
+        fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, ferrolock::Error> {
+            self.0.try_acquire(path, terms)
+        }
+
+        fn wakes_waiters(&self, path: &Path) -> bool {
+            KernelLock::default().wakes_waiters(path)
+        }
+
+        fn open_place(
+            &self,
+            path: &Path,
+            terms: Terms,
+        ) -> Result<Option<Arc<dyn InKernel>>, ferrolock::Error> {
+            KernelLock::default().open_place(path, terms)
+        }
+    }
+
+    /// The last attempt of a wait that is over may have the lock when its task withdraws.
+    #[test]
+    fn who_withdraws_during_his_last_attempt_hears_of_it_when_that_is_over() -> Checked {
+        let place = Place::new()?;
+        let _holder = holder(&place)?;
+        let (gate, mechanism) = beset();
+        let lock = Arc::new(Lock::new(Box::new(Watched(mechanism)), Scope::Shared));
+        let owner = OwnerId::unique();
+        // Before its first tick, so that the thread that waits makes no other attempt.
+        let patience = only_woken(Timeout::After(Duration::from_millis(100)));
+        let request = Request { owner, debtor: owner, path: &place.path, patience };
+        let waiter = Deferred::for_lock(lock, &request, false, Box::new(|| true));
+        assert!(!waiter.attempt().map_err(|unmet| unmet.error)?);
+        let closed = gate.close();
+        waiter.wait().map_err(|unmet| unmet.error)?;
+        gate.must_stop_somebody()?;
+        waiter.withdraw();
+        assert!(waiter.is_leaving());
+        drop(closed);
+        until("it has left", || Ok(!waiter.is_leaving()))
+    }
+}
