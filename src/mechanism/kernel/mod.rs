@@ -276,7 +276,8 @@ impl KernelLock {
     /// Whether somebody stands in line, or hardly stood there a moment ago.
     fn is_line_occupied(&self, file: &File, id: FileId) -> bool {
         let now = u64::try_from(sys::process::since_boot().as_nanos()).unwrap_or(u64::MAX);
-        if now.saturating_sub(self.unlined_at.load(Ordering::Relaxed)) < UNLINED_FOR {
+        let since = now.checked_sub(self.unlined_at.load(Ordering::Relaxed));
+        if since.is_some_and(|since| since < UNLINED_FOR) {
             return false;
         }
         let is_occupied = sys::is_line_occupied(file, id);
