@@ -58,6 +58,22 @@ fn who_polls_gets_a_free_lock_past_a_line_that_does_not_move() -> Checked {
     Ok(())
 }
 
+/// That nobody stood in line counts for a moment only.
+#[test]
+fn who_has_just_had_the_lock_does_not_overtake_who_has_come_to_the_line_since() -> Checked {
+    let place = Place::new()?;
+    let kernel = KernelLock::default();
+    let attempt = || kernel.try_acquire(&place.path, Manners::Polite.into());
+    let Attempt::Acquired(guard) = attempt()? else { return Err("nobody stands in line".into()) };
+    give_back(guard)?;
+    let head = at_head_of_line(&place.path)?;
+    sleep(Duration::from_millis(1));
+    let overtaking = attempt()?;
+    assert!(matches!(overtaking, Attempt::Contended(_)), "{overtaking:?}");
+    drop(head);
+    Ok(())
+}
+
 /// Also a writer, whose attempts build on each other.
 #[test]
 fn readers_and_writers_that_poll_get_a_free_lock_past_a_line_that_does_not_move() -> Checked {
