@@ -1,5 +1,6 @@
 //! What can go wrong, with the errno kept to the top.
 
+use std::borrow::Cow;
 use std::error;
 use std::fmt;
 use std::io;
@@ -56,8 +57,13 @@ pub enum ErrorKind {
 }
 
 /// An error with the operation that failed, the path it was about and its cause.
+///
+/// It is one word wide, since every result that might have been one is handed up through many calls.
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Details>);
+
+#[derive(Debug)]
+struct Details {
     kind: ErrorKind,
     operation: &'static str,
     path: Box<Path>,
@@ -70,7 +76,8 @@ impl Error {
     /// An error of `operation` on `path`.
     #[must_use]
     pub fn new(kind: ErrorKind, operation: &'static str, path: &Path) -> Self {
-        Self { kind, operation, path: path.into(), source: None, explanation: None, name: None }
+        let path = path.into();
+        Self(Box::new(Details { kind, operation, path, source: None, explanation: None, name: None }))
     }
 
     /// An error of `operation` on `path` that the operating system caused.
@@ -81,73 +88,78 @@ impl Error {
         path: &Path,
         source: impl Into<io::Error>,
     ) -> Self {
-        Self { source: Some(source.into()), ..Self::new(kind, operation, path) }
+        let mut error = Self::new(kind, operation, path);
+        error.0.source = Some(source.into());
+        error
     }
 
     /// Adds what the operating system's error alone does not tell.
-    pub(crate) fn because(self, explanation: impl Into<String>) -> Self {
-        Self { explanation: Some(explanation.into().into_boxed_str()), ..self }
+    pub(crate) fn because(mut self, explanation: impl Into<String>) -> Self {
+        self.0.explanation = Some(explanation.into().into_boxed_str());
+        self
     }
 
     /// Says which of the files beside the lock's it is about.
-    pub(crate) fn about(self, name: impl Into<String>) -> Self {
-        Self { name: Some(name.into().into_boxed_str()), ..self }
+    pub(crate) fn about(mut self, name: impl Into<String>) -> Self {
+        self.0.name = Some(name.into().into_boxed_str());
+        self
     }
 
     /// Names the file in a way that still means something after a change of the working directory.
-    pub(crate) fn with_absolute_path(self) -> Self {
-        let path = path::absolute(&self.path)
-            .map_or_else(|_| self.path.clone(), |path| path.into_owned().into_boxed_path());
-        Self { path, ..self }
+    pub(crate) fn with_absolute_path(mut self) -> Self {
+        if let Ok(path) = path::absolute(&self.0.path).map(Cow::into_owned) {
+            self.0.path = path.into_boxed_path();
+        }
+        self
     }
 
     /// Which of the answers this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// The system call or step that failed, e.g. `"open"`.
     #[must_use]
     pub fn operation(&self) -> &'static str {
-        self.operation
+        self.0.operation
     }
 
     /// The path the operation was about: absolute, as it was used.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// The operating system's error, where one caused this.
     #[must_use]
     pub fn os_error(&self) -> Option<&io::Error> {
-        self.source.as_ref()
+        self.0.source.as_ref()
     }
 
     /// What the operating system's error alone does not tell.
     #[must_use]
     pub fn explanation(&self) -> Option<&str> {
-        self.explanation.as_deref()
+        self.0.explanation.as_deref()
     }
 
     /// Which of the files beside the lock's it is about, where it is one of them.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.0.name.as_deref()
     }
 
     /// The errno (on Windows the Win32 code), where the operating system gave one.
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.source.as_ref().and_then(io::Error::raw_os_error)
+        self.0.source.as_ref().and_then(io::Error::raw_os_error)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        match self.kind {
+        let path = self.0.path.display();
+        match self.0.kind {
             ErrorKind::TimedOut(_) => write!(f, "the lock on {path} was not acquired in time"),
             ErrorKind::Cancelled => write!(f, "waiting for the lock on {path} was cancelled"),
             ErrorKind::Interrupted => write!(f, "waiting for the lock on {path} was interrupted"),
@@ -172,14 +184,14 @@ impl fmt::Display for Error {
             | ErrorKind::Unsupported
             | ErrorKind::Refused
             | ErrorKind::Io => {
-                write!(f, "{} {path}", self.operation)?;
-                if let Some(source) = &self.source {
+                write!(f, "{} {path}", self.0.operation)?;
+                if let Some(source) = &self.0.source {
                     write!(f, ": {source}")?;
                 }
-                if let Some(name) = &self.name {
+                if let Some(name) = &self.0.name {
                     write!(f, ": {name}")?;
                 }
-                self.explanation.as_ref().map_or(Ok(()), |explanation| write!(f, " ({explanation})"))
+                self.0.explanation.as_ref().map_or(Ok(()), |explanation| write!(f, " ({explanation})"))
             }
         }
     }
@@ -187,7 +199,7 @@ impl fmt::Display for Error {
 
 impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+        self.0.source.as_ref().map(|source| source as _)
     }
 }
 

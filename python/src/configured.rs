@@ -117,8 +117,17 @@ impl Configured {
         if self.backend.is_some() { caller.away(py, call) } else { py.detach(call) }
     }
 
-    pub(crate) fn release_for(&self, py: Python<'_>, caller: &Caller, force: bool) -> PyResult<Released> {
-        let released = self.away(py, caller, || self.lock.release(caller.owner, force));
+    /// Releases a level of the caller, or with `force` all. What is over `at_once` is not worth letting go of the interpreter: a
+    /// thread that computes would have it for its whole turn.
+    pub(crate) fn release_for(
+        &self,
+        py: Python<'_>,
+        caller: &Caller,
+        force: bool,
+        at_once: bool,
+    ) -> PyResult<Released> {
+        let release = || self.lock.release(caller.owner, force);
+        let released = if at_once { release() } else { self.away(py, caller, release) };
         released.map_err(|error| errors::from_core(py, self.lock_file.bind(py), &error, None))
     }
 
@@ -142,7 +151,7 @@ impl Configured {
 
     /// Releases what the caller has just acquired, and will see an `error` instead of.
     pub(crate) fn take_back(&self, py: Python<'_>, caller: &Caller, error: PyErr) -> PyErr {
-        match self.release_for(py, caller, false) {
+        match self.release_for(py, caller, false, false) {
             Ok(_) => error,
             Err(failed) => errors::both(error.value(py), &failed),
         }

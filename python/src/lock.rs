@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ferrolock::{ErrorKind, Level, Patience, Released, Watch};
+use ferrolock::{ErrorKind, Level, Patience, Released, Unnesting, Watch};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
@@ -319,9 +319,11 @@ impl NativeLock {
             return released.map_err(|error| errors::from_core(py, this.lock_file.bind(py), &error, None));
         }
         let caller = caller(py)?;
-        if !force && this.lock.unnest(caller.owner) {
-            return Ok(());
-        }
+        let at_once =
+            match if force { Unnesting::Last { at_once: false } } else { this.lock.unnest(caller.owner) } {
+                Unnesting::NotHeld | Unnesting::StillHeld => return Ok(()),
+                Unnesting::Last { at_once } => at_once,
+            };
         // An interrupt or a handler may raise while the log is told: the lock is released all the same.
         let log = logging::log(slf.as_any(), &this.lock_file)
             .map(|log| log.filter(|_| this.lock.depth(caller.owner) > 0));
@@ -329,7 +331,7 @@ impl NativeLock {
             Ok(Some(log)) => log.debug("Attempting to release lock %s on %s"),
             _ => Ok(()),
         };
-        let released = this.release_for(py, &caller, force)?;
+        let released = this.release_for(py, &caller, force, at_once)?;
         told?;
         match (log?, released) {
             (Some(log), Released::Unlocked) => log.debug("Lock %s released on %s"),

@@ -63,7 +63,7 @@ fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
 /// Why an acquisition came to nothing.
 pub(crate) enum Failure {
     /// With the holder, where the lock names one.
-    Core(Box<Error>, Option<Holder>),
+    Core(Error, Option<Holder>),
     /// A signal handler, `cancel_check` or a logging handler raised.
     Python(PyErr),
 }
@@ -81,13 +81,13 @@ impl<'a> PythonWatch<'a> {
             acquire(&mut self).map_err(|error| {
                 let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
                 let holder = if is_late { holder(error.path()) } else { None };
-                Failure::Core(Box::new(error), holder)
+                (error, holder)
             })
         });
-        match (acquired, self.error) {
-            (Err(_), Some(error)) => Err(Failure::Python(error)),
-            (acquired, _) => acquired,
-        }
+        acquired.map_err(|(error, holder)| match self.error {
+            Some(error) => Failure::Python(error),
+            None => Failure::Core(error, holder),
+        })
     }
 
     pub(crate) fn new(

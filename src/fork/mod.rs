@@ -4,8 +4,10 @@
 //! whatever was made before belongs to an ancestor, and close its copies of our files ([`Tracked`]). State that a child
 //! finds fresh lies in a [`ForkMutex`].
 
+mod listing;
 mod mutex;
 mod tracked;
+mod transit;
 
 use std::cell::RefCell;
 use std::sync::Once;
@@ -16,7 +18,7 @@ pub use tracked::Listed;
 pub(crate) use tracked::Tracked;
 
 use crate::sys;
-use tracked::Still;
+use transit::Still;
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
@@ -62,7 +64,6 @@ extern "C" fn before_fork() {
 
 extern "C" fn after_fork_in_parent() {
     drop(take_forking());
-    Still::is_over();
 }
 
 extern "C" fn after_fork_in_child() {

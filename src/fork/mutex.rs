@@ -1,12 +1,10 @@
 //! A mutex, and in it state that a forked child finds fresh.
 
-use std::thread;
-use std::time::Duration;
-
 use once_cell::race::OnceBox;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::lock_api::{Mutex, MutexGuard};
 
 use super::generation;
+use crate::sys::SpinLock;
 
 /// A mutex whose content a forked child finds as `T::default()`, and unlocked.
 ///
@@ -25,7 +23,7 @@ pub struct ForkMutex<T> {
 #[derive(Debug)]
 struct Node<T> {
     generation: u64,
-    content: Mutex<T>,
+    content: Mutex<SpinLock, T>,
     /// That of the next generation in which this object was used.
     successor: OnceBox<Node<T>>,
 }
@@ -52,32 +50,13 @@ impl<T> ForkMutex<T> {
 
 impl<T: Default> ForkMutex<T> {
     /// Locks it, for a few instructions that call nothing.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    pub fn lock(&self) -> MutexGuard<'_, SpinLock, T> {
         let now = generation();
         let mut node = self.first.get_or_init(|| Box::new(Node::new()));
         while node.generation != now {
             node = node.successor.get_or_init(|| Box::new(Node::new()));
         }
-        let mut spins = 0_u32;
-        loop {
-            if let Some(content) = node.content.try_lock() {
-                return content;
-            }
-            spins = spins.saturating_add(1);
-            back_off(spins);
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a holder of lower real-time priority runs only when this thread sleeps"
-)]
-fn back_off(spins: u32) {
-    match spins {
-        0..64 => std::hint::spin_loop(),
-        64..4096 => thread::yield_now(),
-        _ => thread::sleep(Duration::from_micros(50)),
+        node.content.lock()
     }
 }
 
@@ -93,6 +72,8 @@ impl<T> Drop for ForkMutex<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]

@@ -47,6 +47,20 @@ pub enum Released {
     Unlocked,
 }
 
+/// What one level less comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unnesting {
+    /// Nothing: this owner held nothing.
+    NotHeld,
+    /// It is done; the lock is still held.
+    StillHeld,
+    /// It was the last one: a release gives the lock back.
+    Last {
+        /// By no call that may take long, as far as is known.
+        at_once: bool,
+    },
+}
+
 /// What an acquisition gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -109,18 +123,19 @@ impl Lock {
         })
     }
 
-    /// Counts one level less if `owner` holds the lock more than once, and says whether it did.
+    /// Counts one level less if `owner` holds the lock more than once, and says what else is to be done.
     #[must_use]
-    pub fn unnest(&self, owner: OwnerId) -> bool {
+    pub fn unnest(&self, owner: OwnerId) -> Unnesting {
         let key = self.key(owner);
         let mut slots = self.slots.lock();
         let slot = slots.iter_mut().find(|slot| slot.owner == key);
-        slot.is_some_and(|slot| match &mut slot.phase {
+        slot.map_or(Unnesting::NotHeld, |slot| match &mut slot.phase {
             Phase::Held { depth, .. } if *depth > 1 => {
                 *depth -= 1;
-                true
+                Unnesting::StillHeld
             }
-            Phase::Free | Phase::Busy | Phase::Held { .. } => false,
+            Phase::Held { guard, .. } => Unnesting::Last { at_once: guard.is_released_at_once() },
+            Phase::Free | Phase::Busy => Unnesting::NotHeld,
         })
     }
 

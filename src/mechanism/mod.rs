@@ -287,6 +287,12 @@ pub trait Guard: Debug + Send {
         None
     }
 
+    /// Whether giving it back makes no call that may take long: such as only unlocking and closing a file of this machine.
+    /// Makes no system call: asked with a mutex locked.
+    fn is_released_at_once(&self) -> bool {
+        false
+    }
+
     /// Gives the lock back. Does nothing in a forked child: the lock is the parent's.
     ///
     /// # Errors

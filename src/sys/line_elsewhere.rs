@@ -12,6 +12,10 @@ pub(crate) fn is_known_local(_file: &File, _id: FileId) -> bool {
     false
 }
 
+pub(crate) fn is_device_known_local(_device: u64) -> bool {
+    false
+}
+
 pub(super) fn is_folder_known_local(_folder: &Path) -> bool {
     false
 }

@@ -49,7 +49,7 @@ static LOCAL_DEVICE: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Whether the file system of `file` is known to be of this machine: then the kernel wakes those who wait for a lock,
 /// queues them apart from record locks, and the lock excludes.
 pub(crate) fn is_known_local(file: &File, id: FileId) -> bool {
-    if LOCAL_DEVICE.load(Ordering::Relaxed) == id.device {
+    if is_device_known_local(id.device) {
         return true;
     }
     let is_local = rustix::fs::fstatfs(file).is_ok_and(|stat| is_local(&stat));
@@ -57,6 +57,11 @@ pub(crate) fn is_known_local(file: &File, id: FileId) -> bool {
         LOCAL_DEVICE.store(id.device, Ordering::Relaxed);
     }
     is_local
+}
+
+/// Whether the files of `device` were the last that were found to be of this machine. Makes no system call.
+pub(crate) fn is_device_known_local(device: u64) -> bool {
+    LOCAL_DEVICE.load(Ordering::Relaxed) == device
 }
 
 /// As [`is_known_local`], of a folder.

@@ -23,17 +23,20 @@
 //! | `special_file_error` | the error for what is there but is no regular file |
 //! | `Descriptor`, `descriptor`, `close_inherited`, `install_fork_handlers` | forks |
 //! | `mark_process`, `is_process_marked`, `own_pid` | whether this is still the same process, and which one; in a file of its own |
+//! | [`SpinLock`] | a raw lock that never parks, the same everywhere, in a file of its own |
 //! | `possible_holder` | which process may hold a file |
 //! | [`names`] | creating, linking, exchanging and removing the names in a folder, in a file of its own |
 //! | [`ranges`] | the bytes that SQLite locks, in a file of its own |
 //! | [`process`] | this machine's name, and whether a process runs, in a file of its own |
 //! | `locks_of_this_host_only` | whether a mount keeps locks from other hosts, in a file of its own |
 //! | `announce_waiter`, `has_waiters` | a waiter who stands in no line |
-//! | `is_known_local`, `is_line_occupied`, `wait_for_head_of_line`, `leave_line`, `is_line_reported_stuck`, `report_stuck_line`, `wait_for_lock`, `spawn`, `interrupt` | waiting in the kernel, in a file of its own |
+//! | `is_known_local`, `is_device_known_local`, `is_line_occupied`, `wait_for_head_of_line`, `leave_line`, `is_line_reported_stuck`, `report_stuck_line`, `wait_for_lock`, `spawn`, `interrupt` | waiting in the kernel, in a file of its own |
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+mod spin;
 
 #[cfg(all(unix, not(force_unsupported)))]
 #[path = "unix.rs"]
@@ -121,13 +124,15 @@ pub(crate) use interrupt::{interrupt, spawn, spawn_quiet};
 pub(crate) use mounts::locks_of_this_host_only;
 
 pub(crate) use line::{
-    announce_waiter, has_waiters, is_known_local, is_line_occupied, is_line_reported_stuck, leave_line,
-    report_stuck_line, wait_for_head_of_line, wait_for_lock,
+    announce_waiter, has_waiters, is_device_known_local, is_known_local, is_line_occupied,
+    is_line_reported_stuck, leave_line, report_stuck_line, wait_for_head_of_line, wait_for_lock,
 };
 #[cfg(any(force_unsupported, not(target_os = "linux")))]
 pub(crate) use line::{interrupt, spawn, spawn_quiet};
 
 pub(crate) use mark::{is_process_marked, mark_process, own_pid};
+
+pub(crate) use spin::SpinLock;
 
 pub use platform::{Descriptor, ERRORS_ARE_WIN32, MECHANISM};
 pub(crate) use platform::{

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
-use ferrolock::{ErrorKind, Level, Lock, OwnerId, Released, Scope, Timeout, Unwatched, is_held_here};
+use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
+use ferrolock::{
+    ErrorKind, Level, Lock, OwnerId, Released, Scope, Timeout, Unnesting, Unwatched, is_held_here,
+};
 
 use crate::mechanisms::Beset;
 
@@ -23,16 +26,34 @@ fn only_the_last_release_unlocks() -> Checked {
     }
     assert!(lock.nest(me()));
     assert_eq!(lock.depth(me()), 4);
-    assert!(lock.unnest(me()));
+    assert_eq!(lock.unnest(me()), Unnesting::StillHeld);
     for depth in [2, 1] {
         assert_eq!(lock.release(me(), false)?, Released::StillHeld);
         assert_eq!(lock.depth(me()), depth);
         assert!(!is_free(&place.path)?);
     }
-    assert!(!lock.unnest(me()), "the last level is a release's");
+    assert!(matches!(lock.unnest(me()), Unnesting::Last { .. }), "the last level is a release's");
     assert_eq!(lock.release(me(), false)?, Released::Unlocked);
     assert_eq!(lock.depth(me()), 0);
     assert!(is_free(&place.path)?);
+    Ok(())
+}
+
+/// Who has let nobody else run meanwhile would keep them waiting for a file system.
+#[test]
+fn only_a_release_that_touches_no_folder_is_over_at_once() -> Checked {
+    let table: [(Box<dyn Mechanism>, bool); 3] = [
+        (Box::new(KernelLock::default()), cfg!(target_os = "linux")),
+        (Box::new(KernelLock::default().removing_file()), false),
+        (Box::new(MarkerLock::default()), false),
+    ];
+    for (mechanism, expected) in table {
+        let place = Place::new()?;
+        let lock = Lock::new(mechanism, Scope::PerOwner);
+        acquire(&lock, me(), &place.path, Timeout::Once)?;
+        assert_eq!(lock.unnest(me()), Unnesting::Last { at_once: expected }, "{lock:?}");
+        assert_eq!(lock.release(me(), false)?, Released::Unlocked);
+    }
     Ok(())
 }
 
@@ -40,7 +61,8 @@ fn only_the_last_release_unlocks() -> Checked {
 fn an_unheld_lock_neither_nests_nor_releases() -> Checked {
     let place = Place::new()?;
     let lock = kernel_lock(Scope::PerOwner);
-    assert!(!lock.nest(me()) && !lock.unnest(me()));
+    assert!(!lock.nest(me()));
+    assert_eq!(lock.unnest(me()), Unnesting::NotHeld);
     assert_eq!(lock.release(me(), false)?, Released::NotHeld);
     assert_eq!(lock.release(me(), true)?, Released::NotHeld);
     lock.release_all()?;

@@ -413,6 +413,10 @@ impl Guard for KernelGuard {
         self.file.file()
     }
 
+    fn is_released_at_once(&self) -> bool {
+        self.removal.is_none() && sys::is_device_known_local(self.id.device)
+    }
+
     /// Unlocks before it closes: a copy in a child that was made behind our back would keep the lock.
     fn release(mut self: Box<Self>) -> Result<(), ReleaseError> {
         if let Err(error) = self.give_back() {
