@@ -6,7 +6,7 @@
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyInt, PyString};
 
 use crate::lock::NativeLock;
 
@@ -21,6 +21,8 @@ pub(crate) struct Known {
     pub(crate) enotsup: i32,
     /// `errno.ENOENT`.
     pub(crate) enoent: i32,
+    /// `logging.DEBUG`.
+    pub(crate) debug_level: Py<PyInt>,
     /// The methods of [`NativeLock`], to tell an override from them.
     pub(crate) native_acquire: Py<PyAny>,
     pub(crate) native_release: Py<PyAny>,
@@ -63,6 +65,7 @@ pub(crate) fn look_up(py: Python<'_>) -> PyResult<()> {
         strerror: py.import("os")?.getattr("strerror")?.unbind(),
         enotsup: py.import("errno")?.getattr("ENOTSUP")?.extract()?,
         enoent: py.import("errno")?.getattr("ENOENT")?.extract()?,
+        debug_level: PyInt::new(py, 10).unbind(),
         native_acquire: lock.getattr("acquire")?.unbind(),
         native_release: lock.getattr("release")?.unbind(),
         names: Names {

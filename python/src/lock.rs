@@ -19,7 +19,7 @@ use crate::errors;
 use crate::given::{Given, LEASE};
 use crate::known::known;
 use crate::lease::{MarkerGiven, MarkerLease};
-use crate::logging;
+use crate::logging::{self, Log};
 use crate::options;
 use crate::policies::Policies;
 use crate::proxy::AcquireReturnProxy;
@@ -301,12 +301,22 @@ impl NativeLock {
                 }
             }
         }
-        let told = logging::tell_notices(py).and_then(|()| match &log {
-            Some(log) => log.debug("Lock %s acquired on %s"),
-            None => Ok(()),
-        });
-        told.and_then(|()| if this.is_news(level) { this.announce(py, caller) } else { Ok(()) })
-            .map_err(|error| this.take_back(py, caller, error))
+        Self::follow_up(this, py, caller, level, log.as_ref()).map_err(|error| this.take_back(py, caller, error))
+    }
+
+    /// What may follow an acquisition: warnings, the log, and who wants to hear of a hold.
+    fn follow_up(
+        this: &Configured,
+        py: Python<'_>,
+        caller: &Caller,
+        level: Level,
+        log: Option<&Log<'_>>,
+    ) -> PyResult<()> {
+        logging::tell_notices(py)?;
+        if let Some(log) = log {
+            log.debug("Lock %s acquired on %s")?;
+        }
+        if this.is_news(level) { this.announce(py, caller) } else { Ok(()) }
     }
 
     /// Releases one level of the caller, or with `force` all.

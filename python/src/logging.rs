@@ -8,10 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyTuple};
 
 use crate::call;
-use crate::known::known;
+use crate::known::{Known, known};
 use crate::once::Once;
-
-const DEBUG: u8 = 10;
 
 /// The logger, if it wants to hear about what happens to one lock object.
 ///
@@ -31,7 +29,7 @@ pub(crate) fn log<'py>(lock: &Bound<'py, PyAny>, lock_file: &Py<PyAny>) -> PyRes
     let py = lock.py();
     let known = known(py)?;
     if let Some(cache) = CACHE.get(py) {
-        if is_known_deaf(cache.bind(py))? {
+        if is_known_deaf(cache.bind(py), known)? {
             return Ok(None);
         }
     }
@@ -48,7 +46,7 @@ pub(crate) fn log<'py>(lock: &Bound<'py, PyAny>, lock_file: &Py<PyAny>) -> PyRes
     }
     let Some(logger) = LOGGER.get(py) else { return Ok(None) };
     let logger = logger.bind(py);
-    if !call::method1(logger, &known.names.is_enabled_for, (DEBUG,))?.is_truthy()? {
+    if !call::method1(logger, &known.names.is_enabled_for, (&known.debug_level,))?.is_truthy()? {
         return Ok(None);
     }
     Ok(Some(Log {
@@ -66,8 +64,8 @@ fn level_cache<'py>(logging: &Bound<'py, PyAny>, logger: &Bound<'py, PyAny>) -> 
 }
 
 /// Whether the cache says that nobody hears what is debugged: a look at it costs a tenth of the question.
-fn is_known_deaf(cache: &Bound<'_, PyDict>) -> PyResult<bool> {
-    let heard = cache.get_item(DEBUG)?;
+fn is_known_deaf(cache: &Bound<'_, PyDict>, known: &Known) -> PyResult<bool> {
+    let heard = cache.get_item(&known.debug_level)?;
     Ok(heard.is_some_and(|heard| heard.is(PyBool::new(heard.py(), false))))
 }
 
