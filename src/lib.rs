@@ -55,7 +55,7 @@ pub mod wait;
 pub use descriptor::{descriptor_of, lock_descriptor, unlock_descriptor};
 pub use error::{Error, ErrorKind};
 pub use fork::{ForkMutex, Listed, watch_forks};
-pub use hold::{Level, Lock, Released, Scope, Unnesting};
+pub use hold::{Begun, Level, Lock, Pending, Released, Scope, Unnesting};
 pub use local::{is_known_quick, learn_quickness};
 pub use notice::take_notices;
 pub use owner::OwnerId;

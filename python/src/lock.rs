@@ -1,11 +1,11 @@
 //! The native base class of all file locks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ferrolock::{ErrorKind, Level, Patience, Released, Unnesting, Watch};
+use ferrolock::{Begun, ErrorKind, Level, Patience, Released, Unnesting};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
@@ -275,33 +275,67 @@ impl NativeLock {
         }
         let timeout = options::patience(settings.timeout_seconds, settings.blocking)?;
         let log = logging::log(slf.as_any(), &this.lock_file)?;
-        let mut level = Level::Nested;
-        if !this.lock.nest(caller.owner) {
+        let level = if this.lock.nest(caller.owner) {
+            Level::Nested
+        } else {
+            let poll_interval = Duration::from_secs_f64(settings.poll_interval_seconds);
+            let patience = Patience { timeout, poll_interval, lifetime: settings.lifetime() };
             let path = this.path()?;
             if let Some(log) = &log {
                 log.debug("Attempting to acquire lock %s on %s")?;
             }
-            let poll_interval = Duration::from_secs_f64(settings.poll_interval_seconds);
-            let patience = Patience { timeout, poll_interval, lifetime: settings.lifetime() };
-            let watch =
-                PythonWatch::new(caller, Some((slf.as_any().as_unbound(), &this.lock_file)), cancel_check);
-            let acquire = |watch: &mut dyn Watch| this.lock.acquire(caller.owner, path, patience, watch);
-            match watch.over(py, acquire, |path| this.lock.holder(path)) {
-                Ok(acquired) => level = acquired,
-                Err(Failure::Python(error)) => return Err(error),
-                Err(Failure::Core(error, holder)) => {
-                    if let (Some(log), ErrorKind::TimedOut(_)) = (&log, error.kind()) {
-                        log.debug(if settings.blocking {
-                            "Timeout on acquiring lock %s on %s"
-                        } else {
-                            "Failed to immediately acquire lock %s on %s"
-                        })?;
-                    }
-                    return Err(errors::from_core_of(slf, this.lock_file.bind(py), &error, holder));
-                }
+            Self::acquire_in_core(slf, this, path, caller, patience, cancel_check).map_err(|failure| {
+                Self::report(slf, this, failure, log.as_ref().map(|log| (log, settings.blocking)))
+            })?
+        };
+        Self::follow_up(this, py, caller, level, log.as_ref())
+            .map_err(|error| this.take_back(py, caller, error))
+    }
+
+    /// Acquires what is not held yet: first with the interpreter in hand where that is over at once, as `threading.Lock` does.
+    fn acquire_in_core(
+        slf: &Bound<'_, Self>,
+        this: &Configured,
+        path: &Path,
+        caller: &Caller,
+        patience: Patience,
+        cancel_check: Option<&Py<PyAny>>,
+    ) -> Result<Level, Failure> {
+        let py = slf.py();
+        let begin = || this.lock.begin(caller.owner, path, patience);
+        let begun = if this.lock.begins_at_once(patience) { begin() } else { caller.away(py, begin) };
+        match begun.map_err(|error| Failure::Core(error, None))? {
+            Begun::Held(level) => Ok(level),
+            Begun::Pending(pending) => {
+                let subject = Some((slf.as_any().as_unbound(), &this.lock_file));
+                let watch = PythonWatch::new(caller, subject, cancel_check);
+                watch.over(py, |watch| pending.go_on(watch), |path| this.lock.holder(path))
             }
         }
-        Self::follow_up(this, py, caller, level, log.as_ref()).map_err(|error| this.take_back(py, caller, error))
+    }
+
+    /// What is raised for a `failure`; where the log listens, it is told that an attempt failed, or a wait.
+    fn report(
+        slf: &Bound<'_, Self>,
+        this: &Configured,
+        failure: Failure,
+        log: Option<(&Log<'_>, bool)>,
+    ) -> PyErr {
+        let (error, holder) = match failure {
+            Failure::Python(error) => return error,
+            Failure::Core(error, holder) => (error, holder),
+        };
+        if let (Some((log, is_blocking)), ErrorKind::TimedOut(_)) = (log, error.kind()) {
+            let told = log.debug(if is_blocking {
+                "Timeout on acquiring lock %s on %s"
+            } else {
+                "Failed to immediately acquire lock %s on %s"
+            });
+            if let Err(error) = told {
+                return error;
+            }
+        }
+        errors::from_core_of(slf, this.lock_file.bind(slf.py()), &error, holder)
     }
 
     /// What may follow an acquisition: warnings, the log, and who wants to hear of a hold.

@@ -11,21 +11,28 @@
 //!
 //! Slots change under a mutex, and no system call and nothing of the caller's runs while it is locked.
 
+mod acquisition;
 mod slots;
 
 use std::mem;
 use std::path::Path;
+use std::time::Duration;
 
+use acquisition::Asked;
+pub use acquisition::{Begun, Pending};
 use slots::{Levels, Phase, Slot};
 
 use crate::error::{Error, ErrorKind};
 use crate::fork::{self, ForkMutex};
-use crate::mechanism::{Guard, Holder, Mechanism, Mode, ReleaseError};
+use crate::mechanism::{Attempt, Guard, Holder, Mechanism, ReleaseError};
 use crate::owner::{Liveness, OwnerId};
 use crate::registry::{self, Held, LockId};
 use crate::sys::{self, Descriptor};
-use crate::time::Deadline;
-use crate::wait::{self, Answer, Contender, FAR, Nesting, Party, Patience, Target, WaitsBy, Watch};
+use crate::time::{Deadline, Timeout};
+use crate::wait::{self, Nesting, Party, Patience, Target, WaitsBy, Watch};
+
+/// Who waits for less may find the time to be over before his first attempt.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// Whose holds a lock object tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,26 +162,44 @@ impl Lock {
         patience: Patience,
         watch: &mut dyn Watch,
     ) -> Result<Level, Error> {
+        match self.begin(owner, path, patience)? {
+            Begun::Held(level) => Ok(level),
+            Begun::Pending(pending) => pending.go_on(watch),
+        }
+    }
+
+    /// Begins to [acquire](Lock::acquire): nests, or makes the first attempt.
+    ///
+    /// # Errors
+    /// As of [`Lock::acquire`].
+    pub fn begin<'a>(
+        &'a self,
+        owner: OwnerId,
+        path: &'a Path,
+        patience: Patience,
+    ) -> Result<Begun<'a>, Error> {
         fork::notice_fork();
         if self.nest_or_refuse(owner, path)? {
-            return Ok(Level::Nested);
+            return Ok(Begun::Held(Level::Nested));
         }
-        let contender = Contender {
-            lock: self.id,
-            owner,
-            mechanism: &*self.mechanism,
-            mode: Mode::Exclusive,
-            path,
-            deadline: Deadline::begin(patience.timeout),
-            poll_interval: patience.poll_interval.min(FAR),
-            lifetime: patience.lifetime,
-            nest: &|| self.try_nest(owner),
+        let asked = Asked { lock: self, owner, path, patience, deadline: Deadline::begin(patience.timeout) };
+        let nest = || self.try_nest(owner);
+        match self.mechanism.try_acquire(path, asked.contender(&nest).first_terms()) {
+            Ok(Attempt::Acquired(guard)) => Ok(Begun::Held(self.commit(owner, owner, guard))),
+            first => Ok(Begun::Pending(Pending { asked, first })),
+        }
+    }
+
+    /// Whether [`Lock::begin`] makes no call that may take long, as far as is known from the last acquisition.
+    #[must_use]
+    pub fn begins_at_once(&self, patience: Patience) -> bool {
+        // Who cannot wait may have to wait for a thread that is about to give the lock back (`wait::farewell`).
+        let can_wait = match patience.timeout {
+            Timeout::Once => false,
+            Timeout::After(limit) => limit >= LEAST_WAIT,
+            Timeout::Never => true,
         };
-        let first = self.mechanism.try_acquire(path, contender.first_terms());
-        match contender.go_on(first, None, watch, || Waiting::enter(self, owner))? {
-            Answer::Acquired(guard) => Ok(self.commit(owner, owner, guard)),
-            Answer::Nested => Ok(Level::Nested),
-        }
+        can_wait && self.mechanism.attempts_at_once()
     }
 
     /// Makes the lock that `guard` stands for a hold of `owner`'s, for whom `debtor` is not to wait.

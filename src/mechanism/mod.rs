@@ -58,6 +58,12 @@ pub trait Mechanism: Debug + Send + Sync {
     /// [`Io`](crate::ErrorKind::Io), each with the operating system's error; nothing is held then.
     fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error>;
 
+    /// Whether an attempt makes no call that may take long, as far as is known from the last one that succeeded: who makes it
+    /// need not let others run meanwhile. Makes no system call.
+    fn attempts_at_once(&self) -> bool {
+        false
+    }
+
     /// Opens a place in the kernel's queue for the lock on `path`, or gives `None` where nobody is woken
     /// by the kernel and waiting has to poll.
     ///

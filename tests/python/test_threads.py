@@ -7,6 +7,7 @@ import gc
 import math
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from contextlib import AbstractContextManager, nullcontext
@@ -343,6 +344,37 @@ def test_a_collected_lock_lets_go_of_every_threads_hold(path: Path, worker: Work
     held.clear()
     gc.collect()
     assert is_free(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file system is known to be of this machine")
+def test_a_cycle_without_a_wait_lets_no_other_thread_run(path: Path) -> None:
+    # A thread that computes keeps the interpreter for its whole turn once it has it, each time.
+    turns, is_over = [0], threading.Event()
+
+    def compute() -> None:
+        while not is_over.is_set():
+            turns[0] += 1
+            if turns[0] % 10_000 == 0:
+                time.sleep(0)
+
+    lock = FileLock(path)
+    with lock:
+        pass  # from now on the lock knows where its file is
+    thread, interval = threading.Thread(target=compute), sys.getswitchinterval()
+    thread.start()
+    sys.setswitchinterval(3600)
+    try:
+        time.sleep(0.05)  # until then the thread may have waited for its turn on the old terms
+        while (seen := turns[0]) < 20_000:
+            time.sleep(0.05)
+        for _ in range(200):
+            with lock:
+                pass
+        assert turns[0] == seen
+    finally:
+        sys.setswitchinterval(interval)
+        is_over.set()
+        thread.join()
 
 
 def test_a_thread_may_wait_for_another_object_of_another_thread(path: Path, worker: Worker, started: Started) -> None:

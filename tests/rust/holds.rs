@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use ferrolock::mechanism::{KernelLock, MarkerLock, Mechanism};
 use ferrolock::{
@@ -39,9 +40,9 @@ fn only_the_last_release_unlocks() -> Checked {
     Ok(())
 }
 
-/// Who has let nobody else run meanwhile would keep them waiting for a file system.
+/// Who lets nobody else run meanwhile would keep them waiting for a file system.
 #[test]
-fn only_a_release_that_touches_no_folder_is_over_at_once() -> Checked {
+fn only_what_touches_no_folder_is_over_at_once() -> Checked {
     let table: [(Box<dyn Mechanism>, bool); 3] = [
         (Box::new(KernelLock::default()), cfg!(target_os = "linux")),
         (Box::new(KernelLock::default().removing_file()), false),
@@ -50,9 +51,16 @@ fn only_a_release_that_touches_no_folder_is_over_at_once() -> Checked {
     for (mechanism, expected) in table {
         let place = Place::new()?;
         let lock = Lock::new(mechanism, Scope::PerOwner);
+        assert!(!lock.begins_at_once(patience(Timeout::Never)), "nobody knows the place yet: {lock:?}");
         acquire(&lock, me(), &place.path, Timeout::Once)?;
         assert_eq!(lock.unnest(me()), Unnesting::Last { at_once: expected }, "{lock:?}");
         assert_eq!(lock.release(me(), false)?, Released::Unlocked);
+        for timeout in [Timeout::Never, Timeout::After(LONG)] {
+            assert_eq!(lock.begins_at_once(patience(timeout)), expected, "{lock:?}");
+        }
+        for timeout in [Timeout::Once, Timeout::After(Duration::from_nanos(1))] {
+            assert!(!lock.begins_at_once(patience(timeout)), "it may have to see somebody off: {lock:?}");
+        }
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use honesty::{Flaw, Honesty};
 pub(super) use leftover::visit as visit_leftover;
@@ -58,6 +58,8 @@ pub struct KernelLock {
     /// The owner of the file that was last locked at the path, and one. It was a regular one, so that it need not be
     /// looked at before it is opened again; and who was trusted here is trusted again.
     known_owner: AtomicU64,
+    /// Whether that file is one of this machine.
+    is_known_local: AtomicBool,
     /// When nobody was last seen to stand in line, in nanoseconds since the machine began.
     unlined_at: AtomicU64,
 }
@@ -78,6 +80,7 @@ impl KernelLock {
             removes_file: false,
             close_errors: None,
             known_owner: AtomicU64::new(0),
+            is_known_local: AtomicBool::new(false),
             unlined_at: AtomicU64::new(0),
         }
     }
@@ -162,6 +165,8 @@ impl Mechanism for KernelLock {
                         self.known_owner.store(mark_of(guard.file.stamp()), Ordering::Relaxed);
                         match guard.is_honest(path).map_err(|error| failed("lock", path, error))? {
                             Some(true) => {
+                                let is_local = sys::is_device_known_local(guard.id.device);
+                                self.is_known_local.store(is_local, Ordering::Relaxed);
                                 guard.removal = self.removal(path);
                                 return Ok(Attempt::Acquired(Box::new(guard)));
                             }
@@ -192,6 +197,12 @@ impl Mechanism for KernelLock {
         }
         Err(Error::new(ErrorKind::Unsupported, "lock", path)
             .because("the file system gives files no lasting identity"))
+    }
+
+    /// To open a file that was there, and to lock it. Where the file went with its last hold a new one has to be created,
+    /// for which a file system may have to wait for its journal.
+    fn attempts_at_once(&self) -> bool {
+        !self.removes_file && self.is_known_local.load(Ordering::Relaxed)
     }
 
     /// A marker that nobody can lock wakes nobody.
