@@ -46,6 +46,12 @@ impl<T> ForkMutex<T> {
     pub const fn new() -> Self {
         Self { first: OnceBox::new() }
     }
+
+    /// Whether it was never locked: its content is what a new one has.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.first.get().is_none()
+    }
 }
 
 impl<T: Default> ForkMutex<T> {

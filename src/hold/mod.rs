@@ -329,7 +329,7 @@ impl Lock {
     /// Whether any owner holds this lock object.
     #[must_use]
     pub fn is_held_by_anyone(&self) -> bool {
-        self.slots.lock().iter().any(|slot| matches!(slot.phase, Phase::Held { .. }))
+        !self.slots.is_new() && self.slots.lock().iter().any(|slot| matches!(slot.phase, Phase::Held { .. }))
     }
 
     /// Releases one level of the slot's hold, or all. What the depth is counts now: another thread may have nested
@@ -433,6 +433,9 @@ impl Target for Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        if self.slots.is_new() {
+            return;
+        }
         // A finalizer has nobody to tell. What fails to unlock is closed with its guard.
         drop(self.release_all());
         registry::forget_all(self.id);
