@@ -28,6 +28,7 @@ impl Place {
         Self { is_taken: AtomicBool::new(false), device: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 
+    #[allow(clippy::useless_conversion, reason = "a handle of Windows is an `usize` already")]
     fn of(descriptor: Descriptor) -> Option<&'static Self> {
         PLACED.get(usize::try_from(descriptor).ok()?)
     }
