@@ -61,9 +61,7 @@ pub(super) fn list(entry: Entry) {
 /// Takes off what was [listed](list).
 pub(super) fn unlist(entry: Entry) {
     match Place::of(entry.0) {
-        // Somebody may have closed the number behind our back, and who has it now has listed it.
-        Some(place) if place.file() == Some(entry.1) => place.leave(),
-        Some(_) => {}
+        Some(place) => place.leave(),
         None => unlist_others(entry),
     }
 }

@@ -85,6 +85,36 @@ fn a_child_has_no_descriptor_of_its_parents_lock_files() -> Checked {
     })
 }
 
+/// A number that was given back may be somebody else's, also of the same file.
+#[cfg(unix)]
+#[test]
+fn a_child_keeps_its_copies_of_what_others_have_opened() -> Checked {
+    use std::os::fd::AsRawFd;
+
+    use ferrolock::{Listed, descriptor_of};
+
+    alone(|| {
+        let place = Place::new()?;
+        let lock = kernel_lock(Scope::PerOwner);
+        acquire(&lock, me(), &place.path, Timeout::Once)?;
+        let number = lock.descriptor(me()).ok_or("it is held by a descriptor")?;
+        lock.release(me(), false)?;
+        let (reused, listed, unlisted) =
+            (File::open(&place.path)?, File::open(&place.path)?, File::open(&place.path)?);
+        assert_eq!(reused.as_raw_fd(), number, "the lowest number that is free");
+        let _listed = Listed::new(descriptor_of(&listed))?;
+        drop(Listed::new(descriptor_of(&unlisted))?);
+        let child = fork(|_| {
+            let is_open = |file: &File| file.metadata().is_ok();
+            assert_eq!([&reused, &listed, &unlisted].map(is_open), [true, false, true]);
+            // The standard library ends a process that closes what is closed already.
+            std::mem::forget(listed);
+            Ok(())
+        })?;
+        child.finish()
+    })
+}
+
 /// The child waits with `lock` for what its parent holds with `held`.
 fn hand_over(held: &Lock, lock: &Lock, path: &Path) -> Checked {
     acquire(held, me(), path, Timeout::Once)?;
