@@ -118,3 +118,55 @@ impl Still {
         mem::forget(self.fork.take());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn who_comes_while_a_fork_is_made_waits_for_its_end() {
+        let (begun, begins) = mpsc::channel();
+        let still = Still::begin();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let transit = Transit::begin();
+                begun.send(()).expect("the test waits");
+                drop(transit);
+            });
+            assert!(begins.recv_timeout(MOMENT).is_err(), "a fork is being made");
+            drop(still);
+            assert_eq!(begins.recv_timeout(FORK_PATIENCE), Ok(()));
+        });
+    }
+
+    #[test]
+    fn forks_wait_for_who_was_there_before_them_and_no_longer() {
+        let transit = Transit::begin();
+        let (made, makes) = mpsc::channel();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                let made = made.clone();
+                scope.spawn(move || {
+                    drop(Still::begin());
+                    made.send(()).expect("the test waits");
+                });
+            }
+            while UNDER_WAY.load(Ordering::SeqCst) < 2 * FORK {
+                thread::yield_now();
+            }
+            assert!(makes.recv_timeout(MOMENT).is_err(), "something is being opened");
+            let since = Instant::now();
+            drop(transit);
+            for _ in 0..2 {
+                assert_eq!(makes.recv_timeout(FORK_PATIENCE), Ok(()));
+            }
+            assert!(since.elapsed() < FORK_PATIENCE / 2, "they were woken");
+        });
+    }
+}
