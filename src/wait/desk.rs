@@ -13,6 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Nesting;
@@ -91,10 +92,12 @@ impl Desk {
         LINES.store(self.lines.len() + self.leaving.len(), Ordering::Release);
     }
 
-    fn unlist(&mut self, key: &Arc<Key>) {
-        self.lines.remove(key);
-        self.unserved.retain(|unserved| unserved != key);
+    fn unlist(&mut self, key: &Arc<Key>) -> Option<Line> {
+        let (own_key, line) = self.lines.remove_entry(key)?;
+        // It is listed by its own key. There may be a thousand others, and comparing their paths would keep everybody.
+        self.unserved.retain(|unserved| !Arc::ptr_eq(unserved, &own_key));
         self.note_lines();
+        Some(line)
     }
 
     pub(super) fn sleepers(&self, is_meant: impl Fn(&At) -> bool) -> Vec<Sleeper> {
@@ -196,9 +199,7 @@ pub(super) fn enqueue(key: &Arc<Key>, entry: Arc<Entry>) -> io::Result<()> {
 fn give_up(key: &Arc<Key>, error: &io::Error) {
     let line = {
         let mut desk = DESK.lock();
-        let line = desk.lines.remove(key);
-        desk.unlist(key);
-        line
+        desk.unlist(key)
     };
     for waiting in line.into_iter().flat_map(|line| line.waiters) {
         let error = io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default());
@@ -220,6 +221,10 @@ pub(super) fn offer(key: &Arc<Key>, mode: Mode, guard: Box<dyn Guard>) {
     offer_to_all(key, mode, guard);
     drop(in_hand);
     say_farewell(key);
+    // Where many locks become free at once, all porters go from line to line, and the waiters would not come to run.
+    if !DESK.lock().unserved.is_empty() {
+        thread::yield_now();
+    }
 }
 
 fn offer_to_all(key: &Arc<Key>, mode: Mode, mut guard: Box<dyn Guard>) {
@@ -281,7 +286,8 @@ pub(super) fn first(key: &Arc<Key>) -> Option<Arc<Entry>> {
     let line = desk.lines.get(key)?;
     let first = line.waiters.front().map(|waiting| Arc::clone(&waiting.entry));
     if first.is_none() {
-        desk.unlist(key);
+        // Nobody is in it.
+        let _empty = desk.unlist(key);
     }
     first
 }
@@ -376,6 +382,7 @@ pub(super) fn next_task(id: LockId) -> Task {
         if desk.lines.get(&key).is_some_and(|line| !line.waiters.is_empty()) {
             break;
         }
+        desk.unserved.pop_front();
         desk.unlist(&key);
     }
     let is_any = !desk.unserved.is_empty();

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import selectors
 import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from async_peers import is_still_waiting, run, threads, until
 from ferrolock import AsyncFileLock, AsyncSoftFileLock, FileLock, _native
-from peers import LONG
+from peers import LONG, Peer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 MANY = 1000
@@ -191,6 +193,48 @@ def test_tasks_that_are_granted_together_hear_of_it_in_several_iterations_of_the
         await lock.release(force=True)
 
     run(main())
+
+
+class Turns(selectors.DefaultSelector):
+    """Counts the iterations of its loop."""
+
+    count = 0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.count += 1
+        return super().select(timeout)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="it takes to choose a processor")
+def test_tasks_whose_locks_become_free_together_are_served_as_they_are_granted(
+    tmp_path: Path, spawn: Callable[..., Peer]
+) -> None:
+    many, turns, served = 400, Turns(), []
+    holder = spawn(lock="ferrolock.FileLock")
+    hold = "import ferrolock; locks = [ferrolock.FileLock(f'{folder}/{n}') for n in range(many)]"
+    holder.run(f"{hold}; [lock.acquire() for lock in locks]", folder=str(tmp_path), many=many)
+
+    async def one(number: int) -> None:
+        async with AsyncFileLock(tmp_path / str(number), run_in_executor=False):
+            served.append(turns.count)
+
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(one(number)) for number in range(many)]
+        assert await is_still_waiting(tasks[-1])
+        assert not served
+        released = loop.run_in_executor(None, holder.run, "[lock.release() for lock in locks]")
+        await asyncio.wait_for(asyncio.gather(released, *tasks), 3 * LONG)
+
+    _native.end_idle_porters()
+    loop = asyncio.SelectorEventLoop(turns)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})  # this thread, and those that it starts
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+        os.sched_setaffinity(0, allowed)
+    assert len(set(served)) > 2 * many / 50, "as many as may be at a time, for the loop did not come to run between"
 
 
 def test_who_queues_up_to_begin_can_be_cancelled(tmp_path: Path) -> None:
