@@ -64,15 +64,24 @@ fn own_host(birth: Birth) -> String {
 /// `is_local`: the marker lies on a file system of this machine, so that an owner under another start of the machine
 /// is gone. Elsewhere it may be another machine of the same name.
 pub(crate) fn fate(record: &Record, is_local: bool) -> Fate {
-    let birth = birth();
-    if record.host != own_host(birth) {
-        return Fate::Foreign;
+    let (birth, boot) = (birth(), os::boot_id());
+    let gone = || if is_gone(record.pid, record.start, boot, birth) { Fate::Dead } else { Fate::Alive };
+    fate_by_name(record, is_local, birth, boot).unwrap_or_else(gone)
+}
+
+/// Whether `record` names somebody of whom nobody here can tell. Looks at no process: that is dear.
+pub(crate) fn is_foreign(record: &Record, is_local: bool) -> bool {
+    fate_by_name(record, is_local, birth(), os::boot_id()) == Some(Fate::Foreign)
+}
+
+/// The fate of an owner that cannot be a process of this machine since its present start; `None`: it may be one.
+fn fate_by_name(record: &Record, is_local: bool, birth: Birth, boot: u128) -> Option<Fate> {
+    let is_of_another_boot = |start: StartToken| start.boot != 0 && boot != 0 && start.boot != boot;
+    match record.start {
+        _ if record.host != own_host(birth) => Some(Fate::Foreign),
+        Some(start) if is_of_another_boot(start) => Some(if is_local { Fate::Dead } else { Fate::Foreign }),
+        Some(_) | None => None,
     }
-    let boot = os::boot_id();
-    if record.start.is_some_and(|start| start.boot != 0 && boot != 0 && start.boot != boot) {
-        return if is_local { Fate::Dead } else { Fate::Foreign };
-    }
-    if is_gone(record.pid, record.start, boot, birth) { Fate::Dead } else { Fate::Alive }
 }
 
 /// What became of the process `pid`, if it is one of this machine.
@@ -162,6 +171,13 @@ mod tests {
         assert_eq!(fate(&Record { pid: 4_000_000, ..elsewhere }, true), Fate::Foreign);
     }
 
+    #[test]
+    fn who_is_not_of_here_is_known_by_name() {
+        let gone = Record { pid: 4_000_000, ..own_record() };
+        assert!(!is_foreign(&gone, false), "whether it lives is not asked");
+        assert!(is_foreign(&Record { host: "elsewhere".to_owned(), ..gone }, true));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_number_that_was_given_anew_is_seen_through() {
@@ -174,6 +190,7 @@ mod tests {
         let other_boot = Record { start: Some(StartToken { boot: start.boot ^ 1, ..start }), ..own };
         assert_eq!(fate(&other_boot, true), Fate::Dead);
         assert_eq!(fate(&other_boot, false), Fate::Foreign, "a machine of the same name");
+        assert_eq!([true, false].map(|is_local| is_foreign(&other_boot, is_local)), [false, true]);
     }
 
     #[test]

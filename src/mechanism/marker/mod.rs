@@ -41,7 +41,7 @@ use place::MarkerPlace;
 use super::health;
 use super::{Attempt, CloseErrors, Family, Holder, Manners, Mechanism, Place, Terms};
 use crate::error::Error;
-use crate::process::{self, Fate};
+use crate::process;
 use crate::record::{Content, Record, Tenancy};
 use crate::sys::{self, FileId};
 
@@ -238,7 +238,7 @@ impl Mechanism for MarkerLock {
     fn holder(&self, path: &Path) -> Option<Holder> {
         let content = Self::content(path)?;
         match content.owner() {
-            Some(record @ Record { pid, host, .. }) if process::fate(record, false) == Fate::Foreign => {
+            Some(record @ Record { pid, host, .. }) if process::is_foreign(record, false) => {
                 Some(Holder::Elsewhere { pid: *pid, host: host.clone() })
             }
             Some(Record { pid, .. }) => Some(Holder::Here { pid: *pid }),
