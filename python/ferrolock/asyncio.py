@@ -73,7 +73,8 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
     it too, and each releases as often as it acquired. Tasks exclude each other with an object each, as processes do.
 
     Waiting takes no thread: the task is woken in its turn. System calls are made on the event loop's thread where they
-    are known to be answered by this machine, and by an executor elsewhere.
+    are known to be answered by this machine, and by an executor elsewhere, and where it has to be found out whether the
+    owner of a marker lives.
     """
 
     def __init__(

@@ -72,13 +72,33 @@ pub(crate) enum Begun {
     Pending(Deferred),
 }
 
+/// What is attempted on the thread of the event loop, to begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inline {
+    /// Nothing: system calls may take long.
+    Nothing,
+    /// What takes no long time where system calls do not.
+    Brief,
+    /// All, however long it takes: no other thread may make system calls.
+    Whole,
+}
+
+impl Inline {
+    /// What was asked for; `None`: brief attempts, if calls on the path are known not to take long.
+    pub(crate) fn of(asked: Option<bool>, is_known_quick: impl FnOnce() -> bool) -> Self {
+        match asked {
+            Some(true) => Self::Whole,
+            None if is_known_quick() => Self::Brief,
+            Some(false) | None => Self::Nothing,
+        }
+    }
+}
+
 /// Begins an acquisition by the waiter that `make` makes, to which the bell belongs.
-///
-/// With `is_inline` an attempt is made on this thread.
 pub(crate) fn begin(
     py: Python<'_>,
     asked: Box<dyn Asked>,
-    is_inline: bool,
+    inline: Inline,
     make: impl FnOnce(Box<dyn Fn() -> bool + Send + Sync>) -> ferrolock::Deferred,
 ) -> PyResult<Begun> {
     let bell = Bell::new(PyOnceLock::new());
@@ -86,13 +106,17 @@ pub(crate) fn begin(
         let bell = Arc::clone(&bell);
         move || ring(&bell)
     }));
-    let deferred = Deferred { asked, waiter, bell, is_attempted: is_inline };
-    if is_inline {
-        let attempted = py.detach(|| deferred.waiter.attempt());
-        if attempted.map_err(|reason| deferred.refused(py, *reason))? {
-            if let Some(is_news) = deferred.accept(py)? {
-                return Ok(Begun::Held(is_news));
-            }
+    let mut deferred = Deferred { asked, waiter, bell, is_attempted: false };
+    let attempted = py.detach(|| match inline {
+        Inline::Nothing => Ok(None),
+        Inline::Brief => deferred.waiter.attempt_briefly(),
+        Inline::Whole => deferred.waiter.attempt().map(Some),
+    });
+    let attempted = attempted.map_err(|reason| deferred.refused(py, *reason))?;
+    deferred.is_attempted = attempted.is_some();
+    if attempted == Some(true) {
+        if let Some(is_news) = deferred.accept(py)? {
+            return Ok(Begun::Held(is_news));
         }
     }
     Ok(Begun::Pending(deferred))
@@ -220,7 +244,7 @@ impl Asked for Py<NativeLock> {
 /// Begins to acquire `lock` for the running task. True: it is held, and is to be announced; False: it is held; otherwise
 /// there is more to do.
 ///
-/// With `is_inline` an attempt is made on this thread; None makes it where that is known not to take long.
+/// With `is_inline` an attempt is made on this thread; None makes one where it is known not to take long.
 #[pyfunction]
 pub(crate) fn begin_acquire(
     lock: &Bound<'_, NativeLock>,
@@ -258,8 +282,8 @@ pub(crate) fn begin_acquire(
     let poll_interval = Duration::from_secs_f64(settings.poll_interval_seconds);
     let patience = Patience { timeout, poll_interval, lifetime: settings.lifetime() };
     let request = Request { owner, debtor, path, patience };
-    let is_inline = is_inline.unwrap_or_else(|| this.is_known_quick());
-    begin(py, Box::new(lock.clone().unbind()), is_inline, |bell| {
+    let inline = Inline::of(is_inline, || this.is_known_quick());
+    begin(py, Box::new(lock.clone().unbind()), inline, |bell| {
         ferrolock::Deferred::for_lock(Arc::clone(&this.lock), &request, has_questions || log.is_some(), bell)
     })
 }
@@ -277,7 +301,7 @@ impl Deferred {
         self.asked.traverse(&visit)
     }
 
-    /// Whether an attempt was made already.
+    /// Whether an attempt was made already that could tell.
     #[getter]
     fn is_attempted(&self) -> bool {
         self.is_attempted

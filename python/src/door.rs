@@ -11,7 +11,7 @@ use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::caller::{OwnerName, named_owner};
-use crate::deferred::{Asked, Begun, begin, current_task, deadlock};
+use crate::deferred::{Asked, Begun, Inline, begin, current_task, deadlock};
 use crate::errors;
 use crate::logging;
 use crate::quickness::Quickness;
@@ -159,9 +159,11 @@ impl NativeDoor {
         let request = Request { owner, debtor: owner, path: &this.path, patience };
         let has_questions = logging::log(slf.as_any(), &this.lock_file)?.is_some();
         // A level more of what the task has makes no system call, and is had at once wherever that would be made.
-        let is_inline = is_inline.unwrap_or_else(|| way.quickness.is_known_of(&this.path))
-            || way.door.lock().held_by(owner).is_some();
-        begin(py, Box::new(Entering { object: slf.clone().unbind(), mode }), is_inline, |bell| {
+        let inline = match Inline::of(is_inline, || way.quickness.is_known_of(&this.path)) {
+            Inline::Nothing if way.door.lock().held_by(owner).is_some() => Inline::Brief,
+            inline @ (Inline::Nothing | Inline::Brief | Inline::Whole) => inline,
+        };
+        begin(py, Box::new(Entering { object: slf.clone().unbind(), mode }), inline, |bell| {
             ferrolock::Deferred::for_door(Arc::clone(&way.door), &request, mode, has_questions, bell)
         })
     }

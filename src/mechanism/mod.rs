@@ -58,6 +58,15 @@ pub trait Mechanism: Debug + Send + Sync {
     /// [`Io`](crate::ErrorKind::Io), each with the operating system's error; nothing is held then.
     fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error>;
 
+    /// The same for a thread that others need: takes the lock if it is free, but judges nobody who does not show by a lock of
+    /// his own that he holds it, and takes nobody's place. `None`: that would have to be done, and nothing was.
+    ///
+    /// # Errors
+    /// As [`Mechanism::try_acquire`].
+    fn try_acquire_briefly(&self, path: &Path, terms: Terms) -> Result<Option<Attempt>, Error> {
+        self.try_acquire(path, terms).map(Some)
+    }
+
     /// Whether an attempt makes no call that may take long, as far as is known from the last one that succeeded: who makes it
     /// need not let others run meanwhile. Makes no system call.
     fn attempts_at_once(&self) -> bool {

@@ -357,8 +357,21 @@ impl Deferred {
     /// As [`Lock::acquire`](crate::Lock::acquire): [`TimedOut`](ErrorKind::TimedOut) where one attempt was all that was
     /// asked for, and [`Deadlock`](ErrorKind::Deadlock) where waiting would never end.
     pub fn attempt(&self) -> Result<bool, Box<Unmet>> {
+        self.attempt_by(false).map(|had| had == Some(true))
+    }
+
+    /// The same on a thread that others need, which judges no owner of a marker and takes nobody's place. `None`: that would
+    /// have to be done, by [`Deferred::attempt`].
+    ///
+    /// # Errors
+    /// As [`Deferred::attempt`].
+    pub fn attempt_briefly(&self) -> Result<Option<bool>, Box<Unmet>> {
+        self.attempt_by(true)
+    }
+
+    fn attempt_by(&self, is_brief: bool) -> Result<Option<bool>, Box<Unmet>> {
         let entry = &*self.entry;
-        let first = first_attempt(&*entry.target, entry.party, &entry.path, entry.patience);
+        let first = first_attempt(&*entry.target, entry.party, &entry.path, entry.patience, is_brief);
         let first = first.map_err(|error| {
             let is_late = matches!(error.kind(), ErrorKind::TimedOut(_));
             let holder = if is_late { entry.target.mechanism().holder(error.path()) } else { None };
@@ -376,11 +389,12 @@ impl Deferred {
             },
             First::Nested => (Stage::Nested, true),
             First::Contended(contended) => (Stage::Idle(Some(contended)), false),
+            First::Undecided => return Ok(None),
         };
         let mut current = entry.stage.lock();
         if matches!(*current, Stage::Idle(_)) {
             *current = stage;
-            return Ok(is_had);
+            return Ok(Some(is_had));
         }
         drop(current);
         // Withdrawn meanwhile.
@@ -389,7 +403,7 @@ impl Deferred {
             Stage::Nested => entry.give_back(),
             Stage::Over | Stage::Idle(_) | Stage::Waiting(_) | Stage::Failed(_) | Stage::Leaving(_) => {}
         }
-        Ok(false)
+        Ok(Some(false))
     }
 
     /// Joins the queue, after an attempt in vain. What comes of it [`Deferred::news`] tells; the bell may ring before this

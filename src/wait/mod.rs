@@ -156,7 +156,16 @@ impl Contender<'_> {
 
     /// One attempt, which goes past a line only where it is the last one.
     pub(crate) fn attempt(&self) -> Result<Attempt, Error> {
-        let attempt = self.mechanism.try_acquire(self.path, self.first_terms())?;
+        self.or_nested(self.mechanism.try_acquire(self.path, self.first_terms())?)
+    }
+
+    /// The same for a thread that others need; `None`: only a whole attempt can tell.
+    pub(crate) fn attempt_briefly(&self) -> Result<Option<Attempt>, Error> {
+        let attempt = self.mechanism.try_acquire_briefly(self.path, self.first_terms())?;
+        attempt.map(|attempt| self.or_nested(attempt)).transpose()
+    }
+
+    fn or_nested(&self, attempt: Attempt) -> Result<Attempt, Error> {
         match attempt {
             Attempt::Contended(Some(file)) if self.mode == Mode::Shared && self.holds_elsewhere(file) => {
                 self.try_acquire(Manners::Nested)

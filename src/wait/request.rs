@@ -83,6 +83,8 @@ pub(crate) enum First {
     Had(Box<dyn Guard>),
     Nested,
     Contended(Contended),
+    /// It was a brief one, and only a whole one can tell.
+    Undecided,
 }
 
 /// What a first attempt in vain leaves for the wait.
@@ -92,12 +94,13 @@ pub(crate) struct Contended {
     pub(super) key: Arc<Key>,
 }
 
-/// One attempt on `path`, behind those of this process who wait for it already.
+/// One attempt on `path`, behind those of this process who wait for it already; a brief one for a thread that others need.
 pub(crate) fn first_attempt(
     target: &dyn Target,
     party: Party,
     path: &Path,
     patience: Patience,
+    is_brief: bool,
 ) -> Result<First, Error> {
     fork::notice_fork();
     let nest = || target.nest_for(party);
@@ -136,7 +139,9 @@ pub(crate) fn first_attempt(
     };
     let mut file = None;
     for _ in 0..INTERRUPTIONS {
-        match contender.attempt().map_err(Error::with_absolute_path)? {
+        let attempt = if is_brief { contender.attempt_briefly() } else { contender.attempt().map(Some) };
+        let Some(attempt) = attempt.map_err(Error::with_absolute_path)? else { return Ok(First::Undecided) };
+        match attempt {
             Attempt::Acquired(guard) => return Ok(First::Had(guard)),
             Attempt::Contended(seen) => {
                 file = seen;

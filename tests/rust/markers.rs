@@ -114,6 +114,49 @@ fn what_may_be_somebodys_is_held_and_stays_as_it_is() -> Checked {
     Ok(())
 }
 
+fn brief_attempt(path: &Path, lifetime: Option<Duration>) -> Result<Option<Attempt>, Error> {
+    MarkerLock::default().try_acquire_briefly(path, Terms { lifetime, ..Manners::Hasty.into() })
+}
+
+#[test]
+fn a_brief_attempt_takes_what_is_free() -> Checked {
+    let place = Place::new()?;
+    let first = brief_attempt(&place.path, None)?;
+    assert!(matches!(first, Some(Attempt::Acquired(_))), "{first:?}");
+    assert!(is_held(&place.path)?);
+    Ok(())
+}
+
+/// Nobody knows how long it takes to get the place of somebody: others may be about to.
+#[test]
+fn a_brief_attempt_judges_nobody_and_takes_nobodys_place() -> Checked {
+    let place = Place::new()?;
+    let own = own_record(&place)?;
+    let live = Record { start: None, ..own };
+    let dead = dead_record(&place)?;
+    for bytes in [live.to_bytes(), dead.to_bytes(), b"filelock/released\n".to_vec(), Vec::new()] {
+        fs::write(&place.path, &bytes)?;
+        let attempt = brief_attempt(&place.path, None)?;
+        assert!(attempt.is_none(), "{}: {attempt:?}", bytes.escape_ascii());
+        assert_eq!(fs::read(&place.path)?, bytes);
+        assert_eq!(names(&place)?, ["x.lock"]);
+        fs::remove_file(&place.path)?;
+    }
+    let _guard = held(&place.path)?;
+    assert!(brief_attempt(&place.path, Some(Duration::ZERO))?.is_none(), "aged");
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_brief_attempt_knows_a_marker_that_its_owner_has_locked() -> Checked {
+    let place = Place::new()?;
+    let guard = held(&place.path)?;
+    let attempt = brief_attempt(&place.path, None)?;
+    assert!(matches!(attempt, Some(Attempt::Contended(Some(file))) if file == guard.file()), "{attempt:?}");
+    Ok(())
+}
+
 #[test]
 fn a_bare_number_is_a_process_of_this_machine() -> Checked {
     let place = Place::new()?;

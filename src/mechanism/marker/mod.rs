@@ -58,6 +58,18 @@ pub struct MarkerLock {
     tenure: Tenure,
 }
 
+/// What an attempt does about a marker whose owner does not have its file locked.
+#[derive(Debug, Clone, Copy)]
+enum Judging {
+    /// It finds out whether the owner lives, and takes the place of one who does not.
+    Yes {
+        /// A marker that the caller has waited for, and whose file it has locked.
+        locked: Option<FileId>,
+    },
+    /// It leaves that to another one: asking is dear, and how long it takes to get the place nobody knows.
+    No,
+}
+
 impl MarkerLock {
     /// A lock whose markers get the permission bits `mode`, without those that let others write; `None` leaves them
     /// to the umask.
@@ -131,10 +143,10 @@ impl MarkerLock {
         }
     }
 
-    /// One attempt. `locked` is a marker that the caller has waited for, and whose file it has locked.
-    fn attempt(&self, path: &Path, terms: Terms, locked: Option<FileId>) -> Result<Attempt, Error> {
+    /// One attempt; `None`: it came upon what it is not to judge.
+    fn attempt(&self, path: &Path, terms: Terms, judging: Judging) -> Result<Option<Attempt>, Error> {
         if terms.manners == Manners::Polite && courtesy::due(path.file_name()).is_some() {
-            return Ok(Attempt::Contended(None));
+            return Ok(Some(Attempt::Contended(None)));
         }
         let begun = health::now();
         let site = Site::open(path)?;
@@ -142,28 +154,34 @@ impl MarkerLock {
             let Some(stamp) = site.look()? else {
                 let form = Form::new(self.mode, &self.tenure);
                 match draft::create(&site, &site.name, &form)? {
-                    Some(marker) => return self.grant(site, marker, form, begun),
+                    Some(marker) => return self.grant(site, marker, form, begun).map(Some),
                     None => continue,
                 }
             };
             let occupant = match occupant::read(&site, &site.name, &stamp)? {
                 Found::Nothing => continue,
-                Found::Unreadable(file) => return Ok(Attempt::Contended(Some(file))),
+                Found::Unreadable(file) => return Ok(Some(Attempt::Contended(Some(file)))),
                 Found::Marker(occupant) => occupant,
             };
+            let contended = Attempt::Contended(Some(occupant.stamp().id));
             // A lifetime is a request to take the marker of whoever has it, also of one who is stopped as he reclaims.
-            let is_up = occupant.is_up_for_reclaim(&site, &self.tenure, locked)?;
-            if !is_up && !occupant.is_aged(terms.lifetime) {
-                return Ok(Attempt::Contended(Some(occupant.stamp().id)));
+            let is_aged = occupant.is_aged(terms.lifetime);
+            let is_up = match judging {
+                Judging::No if is_aged || !occupant.is_kept(None) => return Ok(None),
+                Judging::No => false,
+                Judging::Yes { locked } => occupant.is_up_for_reclaim(&site, &self.tenure, locked)?,
+            };
+            if !is_up && !is_aged {
+                return Ok(Some(contended));
             }
             let form = Form::new(self.mode, &self.tenure);
             return match reclaim::reclaim(&site, &occupant, &form)? {
-                Some(marker) => self.grant(site, marker, form, begun),
-                None => Ok(Attempt::Contended(Some(occupant.stamp().id))),
+                Some(marker) => self.grant(site, marker, form, begun).map(Some),
+                None => Ok(Some(contended)),
             };
         }
         // Somebody is about to take it, or has just been faster.
-        Ok(Attempt::Contended(None))
+        Ok(Some(Attempt::Contended(None)))
     }
 
     /// Makes a marker of our own a hold. A lease that took too long to make is none.
@@ -183,8 +201,13 @@ impl MarkerLock {
 
     /// As [`Mechanism::try_acquire`], for who has waited for the marker `locked` and has its file locked.
     fn try_acquire_after(&self, path: &Path, terms: Terms, locked: Option<FileId>) -> Result<Attempt, Error> {
-        match self.attempt(path, terms, locked) {
-            Err(error) if is_interrupted(&error) => Ok(Attempt::Interrupted),
+        let attempted = self.try_acquire_by(path, terms, Judging::Yes { locked })?;
+        Ok(attempted.unwrap_or(Attempt::Contended(None)))
+    }
+
+    fn try_acquire_by(&self, path: &Path, terms: Terms, judging: Judging) -> Result<Option<Attempt>, Error> {
+        match self.attempt(path, terms, judging) {
+            Err(error) if is_interrupted(&error) => Ok(Some(Attempt::Interrupted)),
             attempted => attempted,
         }
     }
@@ -208,6 +231,10 @@ fn is_own(record: &Record) -> bool {
 impl Mechanism for MarkerLock {
     fn try_acquire(&self, path: &Path, terms: Terms) -> Result<Attempt, Error> {
         self.try_acquire_after(path, terms, None)
+    }
+
+    fn try_acquire_briefly(&self, path: &Path, terms: Terms) -> Result<Option<Attempt>, Error> {
+        self.try_acquire_by(path, terms, Judging::No)
     }
 
     fn open_place(&self, path: &Path, terms: Terms) -> Result<Option<Arc<dyn Place>>, Error> {

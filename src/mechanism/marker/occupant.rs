@@ -101,10 +101,15 @@ impl Occupant {
         tenure: &Tenure,
         locked: Option<FileId>,
     ) -> Result<bool, Error> {
-        if self.is_locked_while_held() && !self.keep_others_away(locked) {
+        if self.is_kept(locked) {
             return Ok(false);
         }
         Ok((self.is_stale() || tenure.see_expired(site, self)?) && self.keep_others_away(locked))
+    }
+
+    /// Whether an owner of ours, or who reclaims it just now, has its file locked.
+    pub(super) fn is_kept(&self, locked: Option<FileId>) -> bool {
+        self.is_locked_while_held() && !self.keep_others_away(locked)
     }
 
     /// Whether an owner of ours has the file of such a marker locked.
