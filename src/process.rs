@@ -4,6 +4,9 @@
 //! namespaces of one machine. So an owner is a number, a *host field* and a *start token*. What is asked here is
 //! only ever whether an owner is *proved* dead; whatever cannot be known counts as alive.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use sha2::{Digest, Sha256};
 
 use crate::fork::ForkMutex;
@@ -53,6 +56,38 @@ fn start_of(pid: u32) -> Option<StartToken> {
 pub(crate) fn own_record() -> Record {
     let birth = birth();
     Record { pid: sys::own_pid(), host: own_host(birth), start: birth.start }
+}
+
+/// For how long the host is taken to be called as before. A marker that is made so soon after a change is as one that was
+/// made just before it: others do not judge it, as long as they call the host by its new name.
+const SAME_HOST: Duration = Duration::from_millis(100);
+
+/// What the markers of this process say.
+#[derive(Debug)]
+struct OwnBytes {
+    pid: u32,
+    /// When the host's name was asked for.
+    asked: Instant,
+    bytes: Arc<[u8]>,
+}
+
+static OWN_BYTES: ForkMutex<Option<OwnBytes>> = ForkMutex::new();
+
+/// [`own_record`], as its bytes.
+pub(crate) fn own_bytes() -> Arc<[u8]> {
+    bytes_at(Instant::now(), &OWN_BYTES, own_record)
+}
+
+fn bytes_at(now: Instant, known: &ForkMutex<Option<OwnBytes>>, record: impl FnOnce() -> Record) -> Arc<[u8]> {
+    // A fork that nobody has noticed yet is seen by the number.
+    let pid = sys::own_pid();
+    let is_valid = |own: &&OwnBytes| own.pid == pid && now.saturating_duration_since(own.asked) < SAME_HOST;
+    if let Some(own) = known.lock().as_ref().filter(is_valid) {
+        return Arc::clone(&own.bytes);
+    }
+    let bytes: Arc<[u8]> = record().to_bytes().into();
+    *known.lock() = Some(OwnBytes { pid, asked: now, bytes: Arc::clone(&bytes) });
+    bytes
 }
 
 fn own_host(birth: Birth) -> String {
@@ -163,6 +198,18 @@ mod tests {
         assert_eq!(fate(&own_record(), true), Fate::Alive);
         assert_eq!(fate(&Record { start: None, ..own_record() }, true), Fate::Alive);
         assert_eq!(fate_of_bare(std::process::id()), Fate::Alive);
+    }
+
+    #[test]
+    fn markers_have_another_name_of_the_host_soon() {
+        let now = Instant::now();
+        let named = |host: &str| Record { host: host.to_owned(), ..own_record() };
+        let known = ForkMutex::new();
+        let ask = |after, host| bytes_at(now + after, &known, || named(host)).to_vec();
+        assert_eq!(ask(Duration::ZERO, "before"), named("before").to_bytes());
+        assert_eq!(ask(SAME_HOST / 2, "after"), named("before").to_bytes());
+        assert_eq!(ask(SAME_HOST, "after"), named("after").to_bytes());
+        assert_eq!(ask(SAME_HOST, "later"), named("after").to_bytes());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::hash::BuildHasher;
-use std::io;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::folder::Folder;
@@ -23,8 +23,10 @@ const ROUNDS: usize = 4;
 pub(super) struct NewFile<'a> {
     /// Its permission bits, of which the umask takes some.
     pub(super) bits: u32,
-    /// Fills it.
-    pub(super) fill: &'a dyn Fn(&Tracked) -> io::Result<()>,
+    /// What it says.
+    pub(super) content: &'a [u8],
+    /// Does what else is to be done before it has its name.
+    pub(super) settle: &'a dyn Fn(&Tracked) -> io::Result<()>,
     /// Draws a name that it may have before, where files without a name do not exist.
     pub(super) private_name: &'a dyn Fn() -> OsString,
 }
@@ -47,8 +49,14 @@ impl NewFile<'_> {
     fn publish_unnamed(&self, folder: &Folder, name: &OsStr) -> io::Result<Tracked> {
         let begin = Instant::now();
         let at = folder.named(name)?;
-        let made = Tracked::open(|| names::create_unnamed(at.folder, self.bits))?;
-        (self.fill)(&made)?;
+        // Written before anybody has asked for its times, and be it this process: whatever changes a file after that is told
+        // apart, which takes the file system another write of the inode.
+        let made = Tracked::open(|| {
+            let file = names::create_unnamed(at.folder, self.bits)?;
+            (&file).write_all(self.content)?;
+            Ok(file)
+        })?;
+        (self.settle)(&made)?;
         freshen(&made, begin)?;
         names::name_unnamed(made.own_file()?, at)?;
         Ok(made)
@@ -58,7 +66,11 @@ impl NewFile<'_> {
         let begin = Instant::now();
         let (private, made) = self.create_private(folder)?;
         let at = folder.named(&private)?;
-        let fill = || (self.fill)(&made).and_then(|()| freshen(&made, begin));
+        let fill = || {
+            made.own_file()?.write_all(self.content)?;
+            (self.settle)(&made)?;
+            freshen(&made, begin)
+        };
         let named = fill().and_then(|()| names::link(at, name));
         let named = judge_by_name(folder, name, made.stamp().id, named);
         let removed = names::remove(at);
@@ -121,7 +133,8 @@ mod tests {
     fn new_file<'a>() -> NewFile<'a> {
         NewFile {
             bits: 0o600,
-            fill: &|_| Ok(()),
+            content: b"",
+            settle: &|_| Ok(()),
             private_name: &|| OsString::from(format!("private.{}", random_hex())),
         }
     }
@@ -140,6 +153,18 @@ mod tests {
         names::link(folder.named(&private).unwrap(), name).unwrap();
         for kind in errors {
             assert!(judge_by_name(&folder, name, id, Err(kind.into())).is_ok(), "{kind}");
+        }
+    }
+
+    /// Whatever is written after somebody has asked for the times gets times of its own, and the inode is written once more.
+    #[test]
+    fn it_is_written_before_anybody_asks_for_its_times() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temporary.path()).unwrap();
+        let new = NewFile { content: b"content", ..new_file() };
+        match new.publish_unnamed(&folder, OsStr::new("x.lock")) {
+            Ok(made) => assert_eq!(made.stamp().size, 7),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
         }
     }
 

@@ -303,6 +303,30 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(
     assert peer.run(ATTEMPT) == ["got it", True, False]
 
 
+@LINUX
+def test_who_waits_needs_no_room_also_if_the_lock_was_free_when_it_last_asked(
+    lock_path: Path, soft: Callable[[], Peer]
+) -> None:
+    source = """
+        import resource
+        lock = FileLock(path, timeout=0)
+        with lock:
+            pass
+        open(path, "w").write(marker)
+        allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, allowed[1]))
+        try:
+            lock.acquire()
+        except TimeoutError:
+            answer = "held"
+        except OSError as error:
+            answer = error.errno
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    """
+    assert soft().run(source, path=lock_path, marker="1\nelsewhere\n") == "held"
+    assert names(lock_path.parent) == [lock_path.name]
+
+
 LIMITS = {
     "no file may grow": ("RLIMIT_FSIZE", "20", errno.EFBIG),
     "no more descriptors": ("RLIMIT_NOFILE", "len(os.listdir('/dev/fd')) - 1", errno.EMFILE),

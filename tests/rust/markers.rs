@@ -30,6 +30,16 @@ fn is_held(path: &Path) -> Checked<bool> {
     Ok(matches!(attempt(path)?, Attempt::Contended(_)))
 }
 
+/// A lock object that has found the name free when it last asked, if another name.
+fn trusting(place: &Place) -> Checked<MarkerLock> {
+    let lock = MarkerLock::default();
+    match lock.try_acquire(&beside(place, ".before"), Manners::Hasty.into())? {
+        Attempt::Acquired(guard) => guard.release().map_err(|failed| failed.error)?,
+        other @ (Attempt::Contended(_) | Attempt::Interrupted) => return Err(format!("{other:?}").into()),
+    }
+    Ok(lock)
+}
+
 fn own_record(place: &Place) -> Checked<Record> {
     let guard = held(&place.path)?;
     let content = MarkerLock::content(&place.path);
@@ -154,6 +164,33 @@ fn a_brief_attempt_knows_a_marker_that_its_owner_has_locked() -> Checked {
     let guard = held(&place.path)?;
     let attempt = brief_attempt(&place.path, None)?;
     assert!(matches!(attempt, Some(Attempt::Contended(Some(file))) if file == guard.file()), "{attempt:?}");
+    Ok(())
+}
+
+/// It begins to make its marker without a look, and judges all the same what keeps it from the name.
+#[test]
+fn who_has_found_the_name_free_before_judges_what_has_come_since() -> Checked {
+    let place = Place::new()?;
+    let ask = |lock: &MarkerLock| lock.try_acquire(&place.path, Manners::Hasty.into());
+    let dead = dead_record(&place)?;
+    let foreign = Record { host: "elsewhere".to_owned(), ..dead.clone() };
+    for bytes in [foreign.to_bytes(), b"garbage\n".to_vec(), Vec::new()] {
+        fs::write(&place.path, &bytes)?;
+        let lock = trusting(&place)?;
+        for attempt in [ask(&lock)?, ask(&lock)?] {
+            assert!(matches!(attempt, Attempt::Contended(Some(_))), "{attempt:?}");
+        }
+        assert_eq!(fs::read(&place.path)?, bytes);
+        assert_eq!(names(&place)?, ["x.lock"]);
+    }
+    fs::write(&place.path, dead.to_bytes())?;
+    let taken = ask(&trusting(&place)?)?;
+    assert!(matches!(taken, Attempt::Acquired(_)), "{taken:?}");
+    assert!(MarkerLock::is_held_by_this_process(&place.path));
+    drop(taken);
+    assert!(names(&place)?.is_empty());
+    fs::create_dir(&place.path)?;
+    assert_eq!(ask(&trusting(&place)?).unwrap_err().kind(), ErrorKind::Refused);
     Ok(())
 }
 

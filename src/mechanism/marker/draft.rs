@@ -34,13 +34,15 @@ pub(in crate::mechanism) fn create(
     name: &OsStr,
     form: &Form,
 ) -> Result<Option<OwnMarker>, Error> {
+    let record = form.to_bytes();
     let new = NewFile {
         bits: bits(form.mode),
-        fill: &|file| fill(file, form),
+        content: &record,
+        settle: &|file| settle(file, form),
         private_name: &|| OsString::from(format!(".ferrolock.{}.{}", std::process::id(), random_hex())),
     };
     let created = match new.publish(&site.folder, name) {
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => create_plain(site, name, form),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => create_plain(site, name, form, &record),
         published => published,
     };
     match created {
@@ -50,20 +52,23 @@ pub(in crate::mechanism) fn create(
     }
 }
 
-fn create_plain(site: &Site, name: &OsStr, form: &Form) -> io::Result<Tracked> {
+fn create_plain(site: &Site, name: &OsStr, form: &Form, record: &[u8]) -> io::Result<Tracked> {
     let at = site.named(name)?;
     let file = Tracked::open(|| names::create_new(at, bits(form.mode)))?;
-    fill(&file, form).inspect_err(|_| drop(names::remove(at)))?;
+    let fill = || {
+        file.own_file()?.write_all(record)?;
+        settle(&file, form)
+    };
+    fill().inspect_err(|_| drop(names::remove(at)))?;
     Ok(file)
 }
 
-/// Writes the record, and takes the lock by which waiters of this machine are woken.
-fn fill(made: &Tracked, form: &Form) -> io::Result<()> {
-    let mut file = made.own_file()?;
+/// Sets the permission bits, and takes the lock by which waiters of this machine are woken.
+fn settle(made: &Tracked, form: &Form) -> io::Result<()> {
+    let file = made.own_file()?;
     if form.mode.is_some() && made.stamp().mode & 0o7777 != bits(form.mode) {
         names::set_mode(file, bits(form.mode))?;
     }
-    file.write_all(&form.to_bytes())?;
     if sys::is_known_local(file, made.stamp().id) {
         // Nobody else knows the file yet. Who cannot be woken asks again and again.
         drop(sys::try_lock(file));

@@ -41,13 +41,12 @@ impl Form {
     }
 
     /// The record of this process.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let owner = process::own_record();
+    pub(super) fn to_bytes(&self) -> Arc<[u8]> {
         let (mode, duration) = match &self.tenure {
-            Tenure::Unstated => return owner.to_bytes(),
+            Tenure::Unstated => return process::own_bytes(),
             Tenure::Exclusive => (OwnerMode::Exclusive, None),
             Tenure::Lease(terms) => (OwnerMode::Lease, Some(terms.duration)),
         };
-        Tenancy { owner, mode, token: self.token.clone(), duration }.to_bytes()
+        Tenancy { owner: process::own_record(), mode, token: self.token.clone(), duration }.to_bytes().into()
     }
 }

@@ -26,6 +26,7 @@ mod site;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(super) use draft::{OwnMarker, create};
@@ -56,6 +57,21 @@ pub struct MarkerLock {
     mode: Option<u32>,
     ignores_close_errors: bool,
     tenure: Tenure,
+    outlook: Outlook,
+}
+
+/// Whether the name was free at the last attempt of a lock object, or of this copy of it. Then the next one makes its marker
+/// without a look: what stands at the name keeps it from getting it.
+#[derive(Debug, Default)]
+struct Outlook {
+    is_free: AtomicBool,
+}
+
+/// A copy is for somebody who waits, and whose success says nothing of the next attempt.
+impl Clone for Outlook {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// What an attempt does about a marker whose owner does not have its file locked.
@@ -148,15 +164,24 @@ impl MarkerLock {
         if terms.manners == Manners::Polite && courtesy::due(path.file_name()).is_some() {
             return Ok(Some(Attempt::Contended(None)));
         }
-        let begun = health::now();
+        let begun = self.is_lease().then(health::now);
         let site = Site::open(path)?;
+        let mut looks = !self.outlook.is_free.swap(false, Ordering::Relaxed);
         for _ in 0..ROUNDS {
-            let Some(stamp) = site.look()? else {
+            let Some(stamp) = (if looks { site.look()? } else { None }) else {
                 let form = Form::new(self.mode, &self.tenure);
-                match draft::create(&site, &site.name, &form)? {
-                    Some(marker) => return self.grant(site, marker, form, begun).map(Some),
-                    None => continue,
+                match draft::create(&site, &site.name, &form) {
+                    Ok(Some(marker)) => {
+                        // Elsewhere a marker is dear to make, and what this machine remembers of the name may be wrong.
+                        let is_local = sys::is_device_known_local(marker.id().device);
+                        self.outlook.is_free.store(is_local, Ordering::Relaxed);
+                        return self.grant(site, marker, form, begun).map(Some);
+                    }
+                    Err(error) if looks => return Err(error),
+                    // Without a look it may be taken, and who waits for it needs no room for a marker yet.
+                    Ok(None) | Err(_) => looks = true,
                 }
+                continue;
             };
             let occupant = match occupant::read(&site, &site.name, &stamp)? {
                 Found::Nothing => continue,
@@ -185,15 +210,21 @@ impl MarkerLock {
     }
 
     /// Makes a marker of our own a hold. A lease that took too long to make is none.
-    fn grant(&self, site: Site, marker: OwnMarker, form: Form, begun: Duration) -> Result<Attempt, Error> {
+    fn grant(
+        &self,
+        site: Site,
+        marker: OwnMarker,
+        form: Form,
+        begun: Option<Duration>,
+    ) -> Result<Attempt, Error> {
         let lease = match &self.tenure {
-            Tenure::Lease(terms) => form.token.map(|token| (terms, token)),
+            Tenure::Lease(terms) => form.token.zip(begun).map(|(token, begun)| (terms, token, begun)),
             Tenure::Unstated | Tenure::Exclusive => None,
         };
         let close_errors = if self.ignores_close_errors { CloseErrors::Suppress } else { CloseErrors::Raise };
         let guard = MarkerGuard::new(site, marker, close_errors, lease.is_some());
         let guard = match lease {
-            Some((terms, token)) => guard.begin_lease(terms, token, begun)?,
+            Some((terms, token, begun)) => guard.begin_lease(terms, token, begun)?,
             None => Some(guard),
         };
         Ok(guard.map_or(Attempt::Contended(None), |guard| Attempt::Acquired(Box::new(guard))))
@@ -277,4 +308,31 @@ impl Mechanism for MarkerLock {
 
 fn is_interrupted(error: &Error) -> bool {
     error.os_error().is_some_and(|error| error.kind() == io::ErrorKind::Interrupted)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Those who contend would make a marker at each attempt, and throw it away.
+    #[test]
+    fn only_who_found_the_name_free_makes_a_marker_without_a_look() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.lock");
+        let [ours, theirs] = [MarkerLock::default(), MarkerLock::default()];
+        let ask = |lock: &MarkerLock| lock.try_acquire(&path, Manners::Hasty.into());
+        let trusts = |lock: &MarkerLock| lock.outlook.is_free.load(Ordering::Relaxed);
+        assert!(!trusts(&ours));
+        let held = ask(&ours)?;
+        let is_local = Site::open(&path)?.folder.is_local();
+        assert_eq!((trusts(&ours), trusts(&ours.clone())), (is_local, false));
+        assert!(matches!(ask(&theirs)?, Attempt::Contended(Some(_))));
+        assert!(matches!(ask(&ours)?, Attempt::Contended(Some(_))));
+        assert!(!trusts(&theirs) && !trusts(&ours));
+        drop(held);
+        assert!(matches!(ask(&theirs)?, Attempt::Acquired(_)));
+        assert_eq!(trusts(&theirs), is_local);
+        Ok(())
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -154,7 +154,8 @@ impl Claim {
         let published = Published { names, is_withdrawn: false };
         let new = NewFile {
             bits: super::bits(mode),
-            fill: &|made| made.own_file()?.write_all(&own_bytes(&published.names.token)),
+            content: &own_bytes(&published.names.token),
+            settle: &|_| Ok(()),
             private_name: &|| private_name(&name, &random_hex()).into(),
         };
         let file = new.publish(&rooms.claims, name.as_ref());

@@ -1,6 +1,5 @@
 //! What stands at the lock's path: the sentinel, or somebody who keeps strict locks out.
 
-use std::io::Write;
 use std::path::Path;
 
 use super::Contention;
@@ -75,7 +74,8 @@ fn make(rooms: &Rooms, mode: Option<u32>) -> Result<Option<Tracked>, Error> {
     let name = site.name.to_string_lossy();
     let new = NewFile {
         bits: super::bits(mode),
-        fill: &|made| made.own_file()?.write_all(STRICT),
+        content: STRICT,
+        settle: &|_| Ok(()),
         private_name: &|| private_name(&name, &random_hex()).into(),
     };
     match new.publish(&site.folder, &site.name) {

@@ -47,6 +47,8 @@ pub(super) struct Marker {
 pub(super) enum Action {
     /// The contender on this seat makes the system call that it stands before.
     Make(usize, At),
+    /// It has found the path free before, and begins to make its marker without a look.
+    Trust(usize),
     /// It has seen no change for 10 ms.
     Stall(usize),
     /// It has tried to put back for 2 s.
@@ -126,6 +128,13 @@ impl Model for Marker {
             if actor.at != At::Idle || actor.holds > 0 {
                 actions.push(Action::Make(seat, actor.at));
             }
+            // Where the path is free, a look leads there too.
+            if (actor.at, actor.kind) == (At::Idle, Kind::Ours)
+                && actor.holds > 0
+                && state.folder.path.is_some()
+            {
+                actions.push(Action::Trust(seat));
+            }
             if actor.at == At::PutBackWait {
                 actions.push(Action::Stall(seat));
                 actions.extend((state.give_ups > 0).then_some(Action::GiveUp(seat)));
@@ -143,6 +152,7 @@ impl Model for Marker {
         let mut state = *last;
         match action {
             Action::Make(seat, _) => Step { rules: &self.rules, state: &mut state, seat }.make(),
+            Action::Trust(seat) => state.actors[seat].at = At::Prepare,
             Action::Stall(seat) => stall(&mut state, seat),
             Action::GiveUp(seat) => give_up(&mut state, seat),
             Action::Crash(seat) => {
