@@ -410,8 +410,9 @@ pub(super) fn wait(
     let mut ticket = Queue::join(contender.path, contender.lock);
     let mut head = None::<Head<'_>>;
     let mut questions = Questions::begin();
-    let mut next_signal_check = questions.next + watch.look_every();
-    let mut next_tick = questions.next + tick;
+    let begin = questions.next;
+    let mut next_signal_check = begin + watch.look_every();
+    let mut next_tick = begin + tick;
     loop {
         // Taken before anything is looked at: what is told after that is not slept through.
         let known = ticket.news();
@@ -424,6 +425,8 @@ pub(super) fn wait(
             if let ControlFlow::Break(stop) = ticket.away(|| questions.ask(contender, watch)) {
                 return Ok(Outcome::Stopped(stop));
             }
+            // Not before the first question is it known of a thread that no signal handler runs on it.
+            next_signal_check = next_signal_check.max(begin + watch.look_every());
         }
         let now = Instant::now();
         // Waking up costs more than looking: who is awake for a tick looks early.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use ferrolock::wait::sleep;
 use ferrolock::{ErrorKind, Lock, Scope, Stop, Timeout, Watch};
@@ -48,6 +49,59 @@ fn the_next_one_takes_the_place_of_a_first_one_that_gives_up() -> Checked {
         assert_eq!(join(giving_up), Err(ErrorKind::Cancelled));
         holder.release().map_err(|failed| failed.error)?;
         in_time(|| join(waiter))
+    })
+}
+
+/// Finds out with its first question that there is nothing to look up for.
+struct Learning {
+    waiting: mpsc::Sender<()>,
+    knows: bool,
+    looks: usize,
+}
+
+impl Watch for Learning {
+    fn contended(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        self.knows = true;
+        self.waiting.send(()).map_or(ControlFlow::Break(Stop::Interrupted), ControlFlow::Continue)
+    }
+
+    fn pause(&mut self, _pause: Duration) -> ControlFlow<Stop> {
+        self.looks += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn has_questions(&self) -> bool {
+        false
+    }
+
+    fn look_every(&self) -> Duration {
+        if self.knows { LONG } else { Duration::from_millis(5) }
+    }
+}
+
+/// Two hundred threads that each look up once for nothing cost as much as their turns.
+#[test]
+fn who_has_nothing_to_look_up_for_sleeps_until_its_turn() -> Checked {
+    let place = Place::new()?;
+    let (path, holder) = (&place.path, guard_on(&place.path)?);
+    let (first, next) = (kernel_lock(Scope::PerOwner), kernel_lock(Scope::PerOwner));
+    thread::scope(|scope| {
+        let (waiting, waits) = mpsc::channel();
+        let mut watch = telling(waiting);
+        let first = scope.spawn(move || lock_and_release(&first, path, &mut watch));
+        waits.recv_timeout(LONG)?;
+        let (waiting, waits) = mpsc::channel();
+        let next = scope.spawn(move || -> Checked<usize> {
+            let mut watch = Learning { waiting, knows: false, looks: 0 };
+            lock_and_release(&next, path, &mut watch)?;
+            Ok(watch.looks)
+        });
+        waits.recv_timeout(LONG)?;
+        sleep(SHORT);
+        holder.release().map_err(|failed| failed.error)?;
+        in_time(|| join(first))?;
+        assert_eq!(in_time(|| join(next))?, 0);
+        Ok(())
     })
 }
 
