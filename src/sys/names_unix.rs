@@ -4,8 +4,10 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -105,6 +107,20 @@ pub(crate) fn look(at: At<'_>) -> io::Result<Option<Stamp>> {
 /// What the open file is now.
 pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
     rustix::fs::fstat(file).map(|stat| stamp(&stat)).map_err(|errno| of_open_file(errno.into()))
+}
+
+/// Where an open file is now.
+///
+/// # Errors
+/// `Unsupported` where the system does not tell, and those of asking.
+#[cfg(target_os = "linux")]
+pub(crate) fn path_of_open(file: &File) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn path_of_open(_file: &File) -> io::Result<PathBuf> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// What nobody sets. It is asked for because no client remembers the answer.

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{At, FileId, Stamp};
 
@@ -31,6 +31,10 @@ pub(crate) fn file_name(_path: &Path) -> io::Result<&OsStr> {
 
 pub(crate) fn look(_at: At<'_>) -> io::Result<Option<Stamp>> {
     Err(unsupported())
+}
+
+pub(crate) fn path_of_open(_file: &File) -> io::Result<PathBuf> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 pub(crate) fn stamp_of(_file: &File) -> io::Result<Stamp> {

@@ -108,6 +108,10 @@ pub(crate) fn look(at: At<'_>) -> io::Result<Option<Stamp>> {
     }
 }
 
+pub(crate) fn path_of_open(_file: &File) -> io::Result<PathBuf> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// What the open file is now.
 pub(crate) fn stamp_of(file: &File) -> io::Result<Stamp> {
     stamp(&file.metadata()?, file)

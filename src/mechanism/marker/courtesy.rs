@@ -4,6 +4,7 @@
 //! is no line to ask, for a line needs a file that stays, and a marker goes with each holder.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::fork::ForkMutex;
@@ -20,9 +21,9 @@ pub(super) fn owe(name: &OsStr) {
     *OWED.lock() = Some((name.to_owned(), until));
 }
 
-/// Until when others go first at `name`.
-pub(super) fn due(name: Option<&OsStr>) -> Option<Instant> {
+/// Until when others go first at the name that `path` ends with.
+pub(super) fn due(path: &Path) -> Option<Instant> {
     let owed = OWED.lock();
     let (owed_name, until) = owed.as_ref()?;
-    (name == Some(owed_name) && Instant::now() < *until).then_some(*until)
+    (path.file_name() == Some(owed_name) && Instant::now() < *until).then_some(*until)
 }

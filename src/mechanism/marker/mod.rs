@@ -161,7 +161,7 @@ impl MarkerLock {
 
     /// One attempt; `None`: it came upon what it is not to judge.
     fn attempt(&self, path: &Path, terms: Terms, judging: Judging) -> Result<Option<Attempt>, Error> {
-        if terms.manners == Manners::Polite && courtesy::due(path.file_name()).is_some() {
+        if terms.manners == Manners::Polite && courtesy::due(path).is_some() {
             return Ok(Some(Attempt::Contended(None)));
         }
         let begun = self.is_lease().then(health::now);

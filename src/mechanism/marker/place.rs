@@ -61,7 +61,7 @@ impl Until {
             return Ok(None);
         }
         if terms.manners == Manners::Polite {
-            if let Some(until) = courtesy::due(Some(&site.name)) {
+            if let Some(until) = courtesy::due(Path::new(&site.name)) {
                 return Ok(Some(Self::Instant(until)));
             }
         }

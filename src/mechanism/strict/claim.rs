@@ -73,7 +73,7 @@ impl Drop for Published {
         if self.is_withdrawn || !self.names.is_of_this_process() || remove_both(claims, token).is_ok() {
             return;
         }
-        let owed = Owed { folder: claims.path().to_owned(), id: claims.id(), token: token.clone() };
+        let owed = Owed { folder: claims.path(), id: claims.id(), token: token.clone() };
         let owed = Arc::new(owed);
         at_exit::note(&owed);
         owe(owed);
