@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABCMeta, abstractmethod
 
-from ._backend import UNSET_FILE_MODE, FileLockContext, ThreadLocalFileContext, release_at_exit
+from ._backend import UNSET_FILE_MODE, FileLockContext, ThreadLocalFileContext
 from ._error import Timeout
 from ._native import AcquireReturnProxy, NativeLock, check_lifetime, check_options, check_policies, note_overrides
 
@@ -241,6 +241,8 @@ class BaseFileLock(NativeLock, metaclass=FileLockMeta):
             is_backend=type(self)._is_backend,
         )
         if type(self)._is_backend:
+            from ._at_exit import release_at_exit
+
             release_at_exit(self)
 
     _initialize = __init__

@@ -1,15 +1,13 @@
-"""What a lock with ``_acquire`` and ``_release`` of its own needs beside them: its context, and a last release."""
+"""What a lock with ``_acquire`` and ``_release`` of its own needs beside them: its context."""
 
 from __future__ import annotations
 
 import atexit
-from contextlib import suppress
-from weakref import WeakValueDictionary
-
-from ._native import NativeLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._api import BaseFileLock
 
 UNSET_FILE_MODE = -1
@@ -95,27 +93,12 @@ class ThreadLocalFileContext(FileLockContext):
     __slots__ = ()
 
 
-_living: WeakValueDictionary[int, BaseFileLock] = WeakValueDictionary()
-"""By what they are: a subclass may have its own idea of what is equal."""
-
-
-def release_at_exit(lock: BaseFileLock) -> None:
-    """Have the lock released at the end of the program, for what it has made may outlast the process."""
-    _living[id(lock)] = lock
+last_releases: list[Callable[[], None]] = []
+"""What ``_at_exit`` does, from when it is imported."""
 
 
 @atexit.register
 def _release_all() -> None:
-    """
-    Release what this thread holds, and threads that have ended.
-
-    A thread that is still there goes on with what it has, and with what it shares with this one.
-    """
-    import threading
-
-    is_alone = threading.active_count() == 1
-    for known in _living.valuerefs():  # a list at once: threads that are still there make more
-        lock = known()
-        if lock is not None and (lock.is_thread_local() or is_alone):
-            with suppress(Exception):  # there is nobody to tell
-                NativeLock.release(lock, force=True)
+    """Registered with the package, so that what the program registers after its import finds the locks as they are."""
+    for release in last_releases:
+        release()

@@ -6,7 +6,9 @@ import importlib.metadata
 import importlib.util
 import inspect
 import math
+import subprocess
 import sys
+import textwrap
 import threading
 import types
 import weakref
@@ -359,6 +361,23 @@ def test_a_public_name_is_listed_once_and_importable(name: str) -> None:
     namespace: dict[str, Any] = {}
     exec("from ferrolock import *", namespace)
     assert namespace[name] is getattr(ferrolock, name)
+
+
+def test_the_import_takes_little_along() -> None:
+    # Each of them takes as long to import as the package itself.
+    source = """
+        import sys
+        before = set(sys.modules)
+        sys.path.append(folder)
+        import ferrolock
+        lock = ferrolock.FileLock("x.lock")
+        heavy = {"asyncio", "collections", "contextlib", "functools", "logging", "threading", "typing", "weakref"}
+        print(sorted(heavy & set(sys.modules) - before))
+    """
+    folder = str(Path(ferrolock.__file__).parent.parent)
+    program = f"folder = {folder!r}\n" + textwrap.dedent(source)
+    bare = [sys.executable, "-I", "-S", "-c", program]
+    assert subprocess.run(bare, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
