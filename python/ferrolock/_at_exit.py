@@ -25,7 +25,6 @@ def release_at_exit(lock: BaseFileLock) -> None:
     _living[id(lock)] = lock
 
 
-@last_releases.append
 def _release_all() -> None:
     """
     Release what this thread holds, and threads that have ended.
@@ -40,3 +39,6 @@ def _release_all() -> None:
         if lock is not None and (lock.is_thread_local() or is_alone):
             with suppress(Exception):  # there is nobody to tell
                 NativeLock.release(lock, force=True)
+
+
+last_releases.append(_release_all)

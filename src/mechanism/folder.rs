@@ -44,6 +44,7 @@ impl Folder {
 
     /// Whether it is not a stranger's, in a folder that anybody may write to.
     pub(super) fn is_trusted(&self) -> io::Result<bool> {
+        // Where it is has to be found out only for a stranger's.
         Ok(self.is_own() || sys::is_trusted(&self.path(), self.folder.stamp())?)
     }
 

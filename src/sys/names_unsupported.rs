@@ -34,7 +34,7 @@ pub(crate) fn look(_at: At<'_>) -> io::Result<Option<Stamp>> {
 }
 
 pub(crate) fn path_of_open(_file: &File) -> io::Result<PathBuf> {
-    Err(io::ErrorKind::Unsupported.into())
+    Err(unsupported())
 }
 
 pub(crate) fn stamp_of(_file: &File) -> io::Result<Stamp> {
